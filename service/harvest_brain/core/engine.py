@@ -1,0 +1,555 @@
+"""decide(state, events, gate, policy) -> Decision: the whole of what HarvestBrain decides.
+
+The rules, and why they are like this:
+
+* `decide` changes nothing it is given. It returns the books that changed, the intents to publish, the dead letters and
+  the new cursor; the shell commits all of them in one atomic script and only then adopts them. A decision that was not
+  committed never happened, so a rung can't be marked by something that wasn't published.
+* Fills are always tracked. Only publishing asks the gate: kill-switch, freshness, rate, what is already published, the
+  health of the position. A closed gate marks nothing, so what is due stays due for the next fresh price. Each refusal
+  is counted by its reason.
+* A price moves the market memory whether it is fresh or not (a backlog is true history), but fires nothing when stale.
+* A rung is compared exactly at its trigger; all rungs that a price has crossed make one intent and are marked together.
+* What the rate holds back waits in order: a position that waits has the next token, as long as its price stays fresh.
+
+Thought of and left out: prices of fills as triggers (a fill of another order is no quote one could trade at; it only
+serves the guard against bad ticks as the first price known), and retrying what an exchange did not answer (an ambiguous
+failure is not a failure).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from decimal import ROUND_DOWN, Decimal, localcontext
+from typing import NamedTuple
+
+from harvest_brain.core.events import Event, Fill, Key, Malformed, OrderUpdate, Passed, Price, Side
+from harvest_brain.core.intents import Action, Intent, harvest_claim, stop_claim
+from harvest_brain.core.market import Market
+from harvest_brain.core.numbers import ARITHMETIC, INFINITY, ZERO, plain
+from harvest_brain.core.policy import (
+    Policy,
+    RungState,
+    Terms,
+    break_even,
+    rungs_crossed,
+    share_of,
+    trailing_stop,
+    worth_moving,
+)
+from harvest_brain.core.position import Epoch, Position, Reservation, fold, settle_fill, settle_update
+
+FUTURE_MS = 5_000
+R_PLACES = Decimal("0.0001")
+OWN_PREFIX = "hb-"
+
+# An entry id's time is only believed when it looks like one: 2001-09-09 or later, in milliseconds.
+PLAUSIBLE_ARRIVAL_MS = 10**12
+
+
+class Book(NamedTuple):
+    """All that is known of one symbol: its price memory while a position is open, and its positions.
+
+    A price strictly between `quiet_above` and `quiet_below` can change nothing but the price memory, unless it closes a
+    bar while a stop trails (`trails`). So a tick that crosses nothing costs two comparisons.
+    """
+
+    market: Market | None
+    positions: tuple[Position, ...]
+    quiet_above: Decimal = -INFINITY
+    quiet_below: Decimal = INFINITY
+    trails: bool = False
+
+
+class Waiting(NamedTuple):
+    """A position that the rate has held back, and when its price last said so (milliseconds)."""
+
+    key: Key
+    since_ms: int
+
+
+@dataclass(slots=True)
+class State:
+    """What memory holds of the durable state: a cache of what Redis says. Only `adopt` changes it."""
+
+    books: dict[str, Book] = field(default_factory=dict)
+    waiting: tuple[Waiting, ...] = ()
+
+    def adopt(self, decision: Decision) -> None:
+        """Make a committed decision the state."""
+        for symbol, book in decision.books.items():
+            if book.positions:
+                self.books[symbol] = book
+            else:
+                self.books.pop(symbol, None)
+        self.waiting = decision.waiting
+
+    def positions(self) -> Iterator[Position]:
+        for book in self.books.values():
+            yield from book.positions
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """What the world permits at this moment, as the shell last saw it; the commit checks it again.
+
+    `now_ms` is the Redis server's clock; `tokens` how many intents the rate still allows; `known_fills` what is stored
+    under each identity that `fill_identity` gives for the fills of this batch; `published` the claims that exist;
+    `terms` the terms of symbols that have overrides.
+    """
+
+    now_ms: int
+    kill_switch: str | None
+    tokens: int
+    known_fills: Mapping[str, str] = field(default_factory=dict)
+    published: frozenset[str] = frozenset()
+    terms: Mapping[str, Terms] = field(default_factory=dict)
+
+    def running(self, *, live: bool) -> bool:
+        """Whether the kill-switch lets anything out. Absent: yes in shadow, no in live, where an emptied Redis must
+        not re-arm trading."""
+        return self.kill_switch == "0" or (self.kill_switch is None and not live)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to commit. `applied` maps identities of fills to what is stored under them; `counts` says what was seen,
+    passed over and refused, by reason; `realized` sums what the fills brought in (quote currency, before fees)."""
+
+    books: Mapping[str, Book]
+    waiting: tuple[Waiting, ...]
+    applied: Mapping[str, str]
+    intents: tuple[Intent, ...]
+    rejected: tuple[Malformed, ...]
+    counts: Mapping[str, int]
+    realized: Decimal = ZERO
+
+
+class Identity(NamedTuple):
+    """Under which name a fill is remembered, and with which content; an empty name is not remembered."""
+
+    name: str
+    content: str
+
+
+def fill_identity(fill: Fill) -> Identity:
+    """What makes two entries the same fill.
+
+    The producer's fill id; else the order, when it counts cumulatively or says that it is complete. Otherwise the entry
+    is the only evidence there is, and the cursor guards it: two equal partial fills are legitimate.
+    """
+    content = f"{fill.side} {plain(fill.qty)} @ {plain(fill.price)}"
+    if fill.fill_id:
+        return Identity(f"{fill.key}:fill:{fill.fill_id}", content)
+    order = fill.order.order_id or fill.order.client_order_id
+    if order and fill.cumulative is not None:
+        return Identity(f"{fill.key}:cumulative:{order}", plain(fill.cumulative))
+    if order and fill.complete:
+        return Identity(f"{fill.key}:filled:{order}", content)
+    return Identity("", content)
+
+
+def decide(state: State, events: Sequence[Event], gate: Gate, policy: Policy) -> Decision:
+    """What `events`, in stream order, come to. Pure; see the module's text."""
+    with localcontext(ARITHMETIC):
+        batch = _Batch(state, gate, policy)
+        for event in events:
+            if type(event) is Price:
+                batch.price(event)
+            elif type(event) is Fill:
+                batch.fill(event)
+            elif type(event) is OrderUpdate:
+                batch.order_update(event)
+            elif type(event) is Malformed:
+                batch.rejected.append(event)
+                batch.counts["malformed"] += 1
+            elif type(event) is Passed:
+                batch.counts[f"status:{event.status}"] += 1
+        return batch.decision()
+
+
+def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
+    """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten."""
+    kept = tuple(p for p in positions if p.epoch is not None or p.suspect)
+    low, high, trails = -INFINITY, INFINITY, False
+    is_open = False
+    for position in kept:
+        if position.epoch is None:
+            continue
+        is_open = True
+        edge = _next_edge(position)
+        if position.qty > 0:
+            high = min(high, edge)
+        else:
+            low = max(low, edge)
+        trails = trails or position.epoch.extreme is not None
+    return Book(market if is_open else None, kept, low, high, trails)
+
+
+def _next_edge(position: Position) -> Decimal:
+    """The nearest price on the winning side from which on this position has something to decide."""
+    epoch = position.open_epoch
+    terms, sign = epoch.terms, epoch.sign
+    if position.why_not_harvested:
+        return sign * INFINITY
+    if epoch.resize_due:
+        return -sign * INFINITY
+    gains = [
+        terms.trigger(rung) * epoch.r_unit
+        for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
+        if rung_state is RungState.ARMED or index >= epoch.crossed
+    ]
+    even = break_even(sign, position.average, terms)
+    if epoch.stop is None or sign * (even - epoch.stop) > 0:
+        gains.append(terms.be_at_r * epoch.r_unit)
+    if terms.trail_atr_mult:
+        if epoch.extreme is None:
+            gains.append(terms.trail_start_r * epoch.r_unit)
+        else:
+            gains.append(sign * (epoch.extreme - position.average))
+    return position.average + sign * min(gains, default=INFINITY)
+
+
+def enter_live(state: State) -> Decision:
+    """What going from shadow to live does to the open epochs: every rung that was crossed by then, fired or not, is
+    skipped, and nothing is owed from before, so there is no burst."""
+    books: dict[str, Book] = {}
+    for symbol, book in state.books.items():
+        positions = [
+            p if p.epoch is None else replace(p, epoch=_without_arrears(p.epoch, p.epoch.crossed))
+            for p in book.positions
+        ]
+        books[symbol] = book_of(book.market, positions)
+    return Decision(books, state.waiting, {}, (), (), {})
+
+
+def _without_arrears(epoch: Epoch, crossed: int) -> Epoch:
+    rungs = tuple(
+        RungState.SKIPPED if index < crossed or rung is not RungState.ARMED else rung
+        for index, rung in enumerate(epoch.rungs)
+    )
+    return replace(epoch, rungs=rungs, target=epoch.issued)
+
+
+class _Batch:
+    """The decision in the making: an overlay over a state that stays as it is."""
+
+    def __init__(self, state: State, gate: Gate, policy: Policy) -> None:
+        self.before = state.books
+        self.gate = gate
+        self.policy = policy
+        self.running = gate.running(live=policy.live)
+        self.books: dict[str, Book] = {}
+        self.tokens = gate.tokens
+        self.waiting = [w for w in state.waiting if gate.now_ms - w.since_ms <= policy.fresh_ms]
+        self.applied: dict[str, str] = {}
+        self.intents: list[Intent] = []
+        self.rejected: list[Malformed] = []
+        self.counts: Counter[str] = Counter()
+        self.realized = ZERO
+
+    def decision(self) -> Decision:
+        return Decision(
+            self.books,
+            tuple(self.waiting),
+            self.applied,
+            tuple(self.intents),
+            tuple(self.rejected),
+            self.counts,
+            self.realized,
+        )
+
+    def book(self, symbol: str) -> Book | None:
+        return self.books.get(symbol) or self.before.get(symbol)
+
+    # Fills and orders: always tracked.
+
+    def fill(self, fill: Fill) -> None:
+        identity = fill_identity(fill)
+        stored = self.applied.get(identity.name) or self.gate.known_fills.get(identity.name)
+        if stored is not None and fill.cumulative is not None and not fill.fill_id:
+            difference = fill.cumulative - Decimal(stored)
+            if difference <= 0:
+                self.counts["fill:repeated"] += 1
+                return
+            fill = fill._replace(qty=difference)
+        elif stored is not None:
+            if stored == identity.content:
+                self.counts["fill:repeated"] += 1
+            else:
+                self._clash(fill, identity, stored)
+            return
+        elif fill.cumulative is not None and identity.name and not fill.fill_id:
+            fill = fill._replace(qty=fill.cumulative)
+        if identity.name:
+            self.applied[identity.name] = identity.content
+        self._apply(
+            fill, f"{identity.name}={identity.content}" if identity.name else f"{fill.order.order_id}:{fill.entry_id}"
+        )
+
+    def _clash(self, fill: Fill, identity: Identity, stored: str) -> None:
+        self.counts["fill:clash"] += 1
+        book = self.book(fill.key.symbol) or Book(None, ())
+        position = _find(book.positions, fill.key) or Position(fill.key)
+        reason = f"{identity.name} came as {stored} and as {identity.content}"
+        self._put(book.market, book.positions, position, replace(position, suspect=position.suspect or reason))
+
+    def _apply(self, fill: Fill, identity: str) -> None:
+        self.counts["fill:applied"] += 1
+        symbol = fill.key.symbol
+        book = self.book(symbol) or Book(None, ())
+        position = _find(book.positions, fill.key) or Position(fill.key)
+        terms = self.gate.terms.get(symbol, self.policy.terms)
+        folded = fold(position, fill, identity, terms, spot=self.policy.spot)
+        after = folded.position
+        self.realized += folded.realized
+        was, now = position.epoch, after.epoch
+        if was is not None and now is not None and was.epoch_id == now.epoch_id and abs(after.qty) < abs(position.qty):
+            settled, by_harvest = settle_fill(now, fill)
+            if by_harvest:
+                settled = replace(settled, resize_due=settled.stop is not None)
+            after = replace(after, epoch=settled)
+        elif _is_own(fill) and now is not None:
+            reason = f"late fill across zero: {fill.order.correlation_id or fill.order.client_order_id}"
+            after = replace(after, suspect=after.suspect or reason)
+        self._put(book.market or Market(fill.price), book.positions, position, after)
+
+    def order_update(self, update: OrderUpdate) -> None:
+        book = self.book(update.symbol) or Book(None, ())
+        for position in book.positions:
+            if position.epoch is None:
+                continue
+            settled = settle_update(position.epoch, update.order, ended=update.ended)
+            if settled is not position.epoch:
+                self._put(book.market, book.positions, position, replace(position, epoch=settled))
+                self.counts["order:ended" if update.ended else "order:acknowledged"] += 1
+                return
+        self.counts[f"status:{update.status}"] += 1
+
+    def _put(self, market: Market | None, positions: tuple[Position, ...], old: Position, new: Position) -> None:
+        others = tuple(p for p in positions if p.key != old.key)
+        self.books[old.key.symbol] = book_of(market, (*others, new))
+
+    # Prices: tracked, and judged.
+
+    def price(self, event: Price) -> None:
+        book = self.book(event.symbol)
+        if book is None or book.market is None:
+            self.counts["price:no position"] += 1
+            return
+        price, before = event.price, book.market
+        if not before.believes(price, self.policy.max_jump_pct):
+            self.counts["price:jump"] += 1
+            self.books[event.symbol] = book._replace(market=before._replace(candidate=price))
+            return
+        terms = next(p.epoch.terms for p in book.positions if p.epoch is not None)
+        time_ms = event.time_ms
+        if PLAUSIBLE_ARRIVAL_MS <= event.arrived_ms < time_ms:
+            time_ms = event.arrived_ms
+        market = before.tick(price, time_ms, terms.trail_bar_ms, terms.trail_atr_period)
+        quiet = book.quiet_above < price < book.quiet_below
+        if quiet and not (book.trails and market.bar != before.bar):
+            self.books[event.symbol] = Book(market, book.positions, book.quiet_above, book.quiet_below, book.trails)
+            return
+        refusal = self._refusal(event)
+        self.books[event.symbol] = book_of(
+            market,
+            [p if p.epoch is None else self._judge(p, market, event, refusal) for p in book.positions],
+        )
+
+    def _refusal(self, event: Price) -> str:
+        """Why nothing may be published on this price, or nothing."""
+        if not self.running:
+            return "kill-switch"
+        if self.gate.now_ms - event.time_ms > self.policy.fresh_ms:
+            return "stale price"
+        latest = self.gate.now_ms
+        if event.arrived_ms >= PLAUSIBLE_ARRIVAL_MS:
+            latest = min(latest, event.arrived_ms)
+        if event.time_ms - latest > FUTURE_MS:
+            return "price from the future"
+        return ""
+
+    def _judge(self, position: Position, market: Market, event: Price, refusal: str) -> Position:
+        """The position after `event`: what it has reached is noted, what is due and permitted is published."""
+        if position.why_not_harvested:
+            return position
+        position = _noted(position, event.price)
+        if not refusal and position.suspect:
+            refusal = "suspect"
+        elif not refusal and self.policy.live and not self.policy.live_allow_fallback:
+            refusal = "fallback risk" if position.open_epoch.risk_source == "fallback" else ""
+        harvest = _due_harvest(position, event.price)
+        if harvest is not None:
+            position = self._publish_or_wait(position, harvest, event, refusal)
+        move = _due_stop(position, market, event.price)
+        if move is not None:
+            position = self._publish_or_wait(position, move, event, refusal)
+        if harvest is None and move is None:
+            self.waiting = [w for w in self.waiting if w.key != position.key]
+        return position
+
+    def _publish_or_wait(self, position: Position, due: _Due, event: Price, refusal: str) -> Position:
+        if refusal:
+            self.counts[f"refused:{refusal}"] += 1
+            return position
+        if due.qty == 0:
+            self.counts["rung:carried"] += 1
+            return replace(position, epoch=due.after)
+        if any(claim in self.gate.published for claim in due.claims):
+            # It is out already, so it is marked as if this decision had published it.
+            self.counts["refused:already published"] += 1
+            return self._marked(position, due, event)
+        if not self._may_take_token(position.key, event.time_ms):
+            self.counts["refused:rate"] += 1
+            return position
+        self.intents.append(_intent(position, due, event, self.policy.fresh_ms))
+        return self._marked(position, due, event)
+
+    def _marked(self, position: Position, due: _Due, event: Price) -> Position:
+        after = due.after
+        if due.action is Action.HARVEST and self.policy.live:
+            reservation = Reservation(due.claims[-1], due.qty, event.time_ms)
+            after = replace(after, reservations=(*after.reservations, reservation))
+        return replace(position, epoch=after)
+
+    def _may_take_token(self, key: Key, time_ms: int) -> bool:
+        """Take a token unless those that have waited longer need them all; then wait behind them."""
+        place = next((i for i, w in enumerate(self.waiting) if w.key == key), len(self.waiting))
+        allowed = place < self.tokens
+        if allowed:
+            self.tokens -= 1
+            del self.waiting[place : place + 1]
+        else:
+            self.waiting[place : place + 1] = [Waiting(key, time_ms)]
+        return allowed
+
+
+def _find(positions: tuple[Position, ...], key: Key) -> Position | None:
+    return next((p for p in positions if p.key == key), None)
+
+
+def _is_own(fill: Fill) -> bool:
+    return fill.order.correlation_id.startswith(OWN_PREFIX) or fill.order.client_order_id.startswith(OWN_PREFIX)
+
+
+def _noted(position: Position, price: Decimal) -> Position:
+    """The position having seen `price`: how many rungs were ever reached, and the trail's best price."""
+    epoch = position.open_epoch
+    terms, gain = epoch.terms, position.gain(price)
+    crossed = max(epoch.crossed, sum(gain >= terms.trigger(rung) * epoch.r_unit for rung in terms.ladder))
+    extreme = epoch.extreme
+    if extreme is None:
+        if terms.trail_atr_mult and gain >= terms.trail_start_r * epoch.r_unit:
+            extreme = price
+    elif epoch.sign * (price - extreme) > 0:
+        extreme = price
+    if crossed == epoch.crossed and extreme is epoch.extreme:
+        return position
+    return replace(position, epoch=replace(epoch, crossed=crossed, extreme=extreme))
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """Something to publish: the epoch as it is `after` publishing, and what the intent says. A harvest of quantity 0
+    is a carried rung: the epoch remembers it, nothing goes out."""
+
+    action: Action
+    after: Epoch
+    claims: tuple[str, ...]
+    qty: Decimal
+    reason: str
+    rungs: tuple[Decimal, ...] = ()
+    stop: Decimal | None = None
+
+
+def _due_harvest(position: Position, price: Decimal) -> _Due | None:
+    """The one partial close for all rungs that `price` has crossed."""
+    epoch = position.open_epoch
+    terms = epoch.terms
+    crossed = rungs_crossed(terms, epoch.rungs, epoch.r_unit, position.gain(price))
+    if not crossed:
+        return None
+    free = abs(position.qty) - epoch.outstanding
+    share = share_of(terms, crossed, epoch.peak, epoch.target, epoch.issued, free, price)
+    mark = RungState.FIRED if share.qty else RungState.CARRIED
+    after = replace(
+        epoch,
+        rungs=tuple(mark if index in crossed else rung_state for index, rung_state in enumerate(epoch.rungs)),
+        target=share.target,
+        issued=epoch.issued + share.qty,
+    )
+    highest = terms.trigger(terms.ladder[crossed[-1]])
+    return _Due(
+        Action.HARVEST,
+        after,
+        tuple(harvest_claim(epoch.epoch_id, index) for index in crossed),
+        share.qty,
+        f"R={plain(_shown_r(position, price))} >= {plain(highest)}",
+        rungs=tuple(terms.ladder[index].level for index in crossed),
+    )
+
+
+def _due_stop(position: Position, market: Market, price: Decimal) -> _Due | None:
+    """The best stop by break-even and trail where it is worth announcing, else the same stop for a changed size."""
+    epoch = position.open_epoch
+    terms, sign = epoch.terms, epoch.sign
+    best: tuple[Decimal, Action] | None = None
+    if position.gain(price) >= terms.be_at_r * epoch.r_unit:
+        best = (break_even(sign, position.average, terms), Action.BREAK_EVEN)
+    atr = market.atr(terms.trail_atr_period)
+    if epoch.extreme is not None and atr is not None:
+        trail = trailing_stop(sign, epoch.extreme, atr, terms)
+        if best is None or sign * (trail - best[0]) > 0:
+            best = (trail, Action.TRAIL)
+    if best is not None and worth_moving(sign, epoch.stop, best[0], price, terms):
+        stop, action = best
+        why = "break-even" if action is Action.BREAK_EVEN else f"trailing {plain(epoch.extreme or ZERO)}"
+    elif epoch.resize_due and epoch.stop is not None:
+        stop, action, why = epoch.stop, Action.RESIZE, f"{plain(abs(position.qty))} left after a harvest"
+    else:
+        return None
+    sequence = epoch.stop_seq + 1
+    return _Due(
+        action,
+        replace(epoch, stop=stop, stop_seq=sequence, resize_due=False),
+        (stop_claim(epoch.epoch_id, sequence),),
+        abs(position.qty),
+        f"R={plain(_shown_r(position, price))}: {why}",
+        stop=stop,
+    )
+
+
+def _shown_r(position: Position, price: Decimal) -> Decimal:
+    """R cut to four places, never rounded up past a rung."""
+    return position.r_at(price).quantize(R_PLACES, ROUND_DOWN)
+
+
+def _intent(position: Position, due: _Due, event: Price, fresh_ms: int) -> Intent:
+    epoch = position.open_epoch
+    move = due.action is not Action.HARVEST
+    return Intent(
+        action=due.action,
+        intent_id=due.claims[-1],
+        claims=due.claims,
+        key=position.key,
+        side=Side.SELL if epoch.sign > 0 else Side.BUY,
+        qty=due.qty,
+        reason=due.reason,
+        r=_shown_r(position, event.price),
+        rungs=due.rungs,
+        unrealized=position.gain(event.price) * abs(position.qty),
+        epoch_id=epoch.epoch_id,
+        position_qty=position.qty,
+        average=position.average,
+        price=event.price,
+        price_ms=event.time_ms,
+        expires_ms=event.time_ms + fresh_ms,
+        trace_id=event.entry_id,
+        risk_source=epoch.risk_source,
+        stop=due.stop if move else epoch.stop,
+        prev_stop=epoch.stop if move else None,
+        stop_seq=due.after.stop_seq if move else 0,
+    )

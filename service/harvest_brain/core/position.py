@@ -1,0 +1,288 @@
+"""A position and its epoch, from fills.
+
+A position is one life at a time. Its epoch runs from flat to flat, or to the flip that turns it round, and
+owns all that is remembered of that life: the risk first taken, the peak size, which rungs are through, the
+stop, and the quantities that are on their way out (reservations). When it ends, all of that ends with it.
+
+    flat --fill--> open --fill--> flat           one epoch
+    long --sell more than held--> short          two: the fill is split, its fee pro rata
+
+The epoch's id comes from the position's key and the identity of the opening fill, never from a counter or a
+clock: rebuilding from the same stream gives the same ids, and with them the same client order ids.
+
+The average entry price is cost over size: adding averages, reducing keeps it. The accounting follows the
+usual net position of exchanges; nothing here depends on prices other than those of the fills.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from enum import StrEnum
+from hashlib import blake2b
+from typing import NamedTuple
+
+from harvest_brain.core.events import Fill, Key, OrderRef, PositionSide
+from harvest_brain.core.numbers import ZERO, plain
+from harvest_brain.core.policy import RungState, Terms, least_risk, risk_of
+
+
+class ReservationState(StrEnum):
+    """How far an intent has come. Ended ones (filled, rejected, expired) are no longer kept."""
+
+    PUBLISHED = "published"
+    ACKED = "acked"
+    PARTIAL = "partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A harvest on its way: `remaining` of its quantity (base asset) is spoken for until it fills or is refused."""
+
+    intent_id: str
+    remaining: Decimal
+    published_ms: int
+    state: ReservationState = ReservationState.PUBLISHED
+    order_id: str = ""
+
+    def is_meant_by(self, order: OrderRef) -> bool:
+        return self.intent_id in (order.correlation_id, order.client_order_id) or (
+            bool(self.order_id) and self.order_id == order.order_id
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One life of a position. `sign` +1 long, -1 short; prices, `realized` and `fees` in quote currency, quantities in
+    base asset. `target` and `issued` are what the rungs passed so far asked for and what was published of it. `crossed`
+    counts the rungs any believed price has reached, fired or not. `extreme` is the best price since the trail began."""
+
+    epoch_id: str
+    sign: int
+    opened_ms: int
+    opening_order: OrderRef
+    terms: Terms
+    r_unit: Decimal
+    risk_source: str
+    peak: Decimal
+    rungs: tuple[RungState, ...]
+    crossed: int = 0
+    target: Decimal = ZERO
+    issued: Decimal = ZERO
+    realized: Decimal = ZERO
+    fees: Decimal = ZERO
+    stop: Decimal | None = None
+    stop_seq: int = 0
+    resize_due: bool = False
+    extreme: Decimal | None = None
+    reservations: tuple[Reservation, ...] = ()
+
+    @property
+    def outstanding(self) -> Decimal:
+        """What is reserved for harvests on their way, in base asset."""
+        return sum((reservation.remaining for reservation in self.reservations), ZERO)
+
+    @property
+    def risk_is_frozen(self) -> bool:
+        """The risk follows the opening order until a rung is through; then it stands for the epoch."""
+        return any(state is not RungState.ARMED for state in self.rungs)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """`qty` is signed (base asset), `average` the entry price (quote currency). `suspect` says, where not empty, by
+    which contradiction it can't be trusted; then it is tracked and never harvested, and remembered even when flat."""
+
+    key: Key
+    qty: Decimal = ZERO
+    average: Decimal = ZERO
+    suspect: str = ""
+    epoch: Epoch | None = None
+
+    def gain(self, price: Decimal) -> Decimal:
+        """Profit per unit at `price`, in quote currency: s * (price - average entry)."""
+        return price - self.average if self.qty > 0 else self.average - price
+
+    def r_at(self, price: Decimal) -> Decimal:
+        """R = s * (price - average entry) / risk per unit. Independent of quantity and leverage."""
+        return self.gain(price) / self.open_epoch.r_unit
+
+    def money_r(self, price: Decimal) -> Decimal:
+        """(realised + unrealised - fees) / (risk per unit * peak size): what the whole epoch earned, in R."""
+        epoch = self.open_epoch
+        return (epoch.realized + self.gain(price) * abs(self.qty) - epoch.fees) / (epoch.r_unit * epoch.peak)
+
+    @property
+    def open_epoch(self) -> Epoch:
+        """The epoch of a position that is open. Raises `ValueError` for a flat one."""
+        if self.epoch is None:
+            raise ValueError(f"{self.key} is flat")
+        return self.epoch
+
+    @property
+    def why_not_harvested(self) -> str:
+        """The standing reason why this position's risk gives no usable R, or nothing."""
+        epoch = self.open_epoch
+        least = least_risk(self.average, epoch.terms)
+        if epoch.r_unit > least:
+            return ""
+        return f"risk per unit {plain(epoch.r_unit)} does not exceed {plain(least)}"
+
+
+class Folded(NamedTuple):
+    """A position after a fill. `realized` is what the fill brought in (quote currency, before fees)."""
+
+    position: Position
+    realized: Decimal
+
+
+def epoch_id_of(key: Key, identity: str) -> str:
+    """Sixteen hex digits from the key and the identity of the fill that opened the epoch."""
+    return blake2b(f"{key}\n{identity}".encode(), digest_size=8).hexdigest()
+
+
+def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: bool = False) -> Folded:
+    """`position` after `fill`; `terms` are those of an epoch that this fill opens.
+
+    A fill that its hedge side cannot hold (selling more than a LONG side has) closes that side and makes it suspect.
+    """
+    sign = fill.side.sign
+    base_fee, quote_fee = _split_fee(fill)
+    delta = sign * fill.qty - (base_fee if spot else ZERO)
+    fees = quote_fee + base_fee * fill.price
+    held = position.qty
+    if held == 0 or (delta > 0) == (held > 0):
+        if not _may_hold(position.key.position_side, delta):
+            return Folded(
+                _contradicted(
+                    position, f"a {fill.side} of {plain(fill.qty)} cannot open the {position.key.position_side} side"
+                ),
+                ZERO,
+            )
+        return Folded(
+            _opened(position, fill, identity, delta, fees, terms) if held == 0 else _added(position, fill, delta, fees),
+            ZERO,
+        )
+    if abs(delta) < abs(held):
+        return _reduced(position, fill, delta, fees)
+    share = abs(held) / abs(delta)
+    closed = _reduced(position, fill, -held, fees * share)
+    flat = Position(position.key, suspect=position.suspect)
+    rest = delta + held
+    if rest == 0:
+        return Folded(flat, closed.realized)
+    if not _may_hold(position.key.position_side, rest):
+        return Folded(
+            _contradicted(
+                flat,
+                f"a {fill.side} of {plain(fill.qty)} exceeds the {position.key.position_side} side: {plain(abs(held))}",
+            ),
+            closed.realized,
+        )
+    return Folded(_opened(flat, fill, identity, rest, fees * (1 - share), terms), closed.realized)
+
+
+def _split_fee(fill: Fill) -> tuple[Decimal, Decimal]:
+    """The fee as (base asset, quote currency). A fee in a third asset has no known value here and counts as neither."""
+    symbol, asset = fill.key.symbol.upper(), fill.fee_asset.upper()
+    if not asset or symbol.endswith(asset) or asset == "USD":
+        return ZERO, fill.fee
+    return (fill.fee, ZERO) if symbol.startswith(asset) else (ZERO, ZERO)
+
+
+def _may_hold(side: PositionSide, qty: Decimal) -> bool:
+    return side is PositionSide.NET or (qty > 0) == (side is PositionSide.LONG)
+
+
+def _contradicted(position: Position, reason: str) -> Position:
+    return replace(position, suspect=position.suspect or reason)
+
+
+def _opened(position: Position, fill: Fill, identity: str, qty: Decimal, fees: Decimal, terms: Terms) -> Position:
+    sign = 1 if qty > 0 else -1
+    risk = risk_of(sign, fill.price, fill.stop, terms)
+    epoch = Epoch(
+        epoch_id=epoch_id_of(position.key, identity),
+        sign=sign,
+        opened_ms=fill.time_ms,
+        opening_order=fill.order,
+        terms=terms,
+        r_unit=risk.unit,
+        risk_source=risk.source,
+        peak=abs(qty),
+        rungs=(RungState.ARMED,) * len(terms.ladder),
+        fees=fees,
+        stop=fill.stop if risk.source == "stop" else None,
+    )
+    return replace(position, qty=qty, average=fill.price, epoch=epoch)
+
+
+def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Position:
+    epoch = position.open_epoch
+    qty = position.qty + delta
+    average = (position.average * abs(position.qty) + fill.price * abs(delta)) / abs(qty)
+    epoch = replace(epoch, peak=max(epoch.peak, abs(qty)), fees=epoch.fees + fees)
+    if not epoch.risk_is_frozen and _same_order(epoch.opening_order, fill.order):
+        stop = fill.stop if fill.stop is not None else epoch.stop
+        risk = risk_of(epoch.sign, average, stop, epoch.terms)
+        moved = epoch.stop_seq > 0  # the stop that was announced stands; only the risk follows the opening order
+        epoch = replace(
+            epoch,
+            r_unit=risk.unit,
+            risk_source=risk.source,
+            stop=epoch.stop if moved or risk.source == "fallback" else stop,
+        )
+    return replace(position, qty=qty, average=average, epoch=epoch)
+
+
+def _same_order(opening: OrderRef, order: OrderRef) -> bool:
+    return any(mine and mine == theirs for mine, theirs in zip(opening, order, strict=True))
+
+
+def _reduced(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Folded:
+    """`delta` takes from the position at most what it holds."""
+    epoch = position.open_epoch
+    realized = position.gain(fill.price) * abs(delta)
+    epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees)
+    return Folded(replace(position, qty=position.qty + delta, epoch=epoch), realized)
+
+
+def settle_fill(epoch: Epoch, fill: Fill) -> tuple[Epoch, bool]:
+    """The epoch after a reducing fill has used up its reservation, and whether the fill was a harvest's.
+
+    By correlation or client order id, then by order id; failing that the oldest reservation is consumed: when in doubt
+    less is free, and the next harvest is the smaller. A complete order has nothing outstanding any more.
+    """
+    named = next((r for r in epoch.reservations if r.is_meant_by(fill.order)), None)
+    reservation = named or next(iter(epoch.reservations), None)
+    if reservation is None:
+        return epoch, False
+    remaining = reservation.remaining - fill.qty
+    if remaining <= 0 or (named is not None and fill.complete):
+        kept = tuple(r for r in epoch.reservations if r is not reservation)
+    else:
+        partial = replace(
+            reservation,
+            remaining=remaining,
+            state=ReservationState.PARTIAL,
+            order_id=reservation.order_id or (fill.order.order_id if named is not None else ""),
+        )
+        kept = tuple(partial if r is reservation else r for r in epoch.reservations)
+    return replace(epoch, reservations=kept), True
+
+
+def settle_update(epoch: Epoch, order: OrderRef, *, ended: bool) -> Epoch:
+    """The epoch after news of an order: an acknowledgement is noted, an end without a fill releases what remained,
+    to be carried to the next rung. Only an order that is recognised by name releases anything."""
+    reservation = next((r for r in epoch.reservations if r.is_meant_by(order)), None)
+    if reservation is None:
+        return epoch
+    if ended:
+        kept = tuple(r for r in epoch.reservations if r is not reservation)
+        return replace(epoch, reservations=kept, issued=epoch.issued - reservation.remaining)
+    acked = replace(
+        reservation,
+        state=ReservationState.ACKED if reservation.state is ReservationState.PUBLISHED else reservation.state,
+        order_id=reservation.order_id or order.order_id,
+    )
+    return replace(epoch, reservations=tuple(acked if r is reservation else r for r in epoch.reservations))

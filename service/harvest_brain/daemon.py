@@ -1,0 +1,320 @@
+"""The loop.
+
+    lead -> load state and cursor
+    repeat:  read what follows the cursor -> decode -> decide(state, events, gate) -> commit -> adopt the new state
+    on any error: forget everything in memory, reconnect, start at the top
+
+Requests go down one connection in order. While there is a backlog, the read after the next batch goes out with the
+commit, so the server works while the next batch is decoded; when caught up, the commit and a blocking read go out in
+one write. Memory is a cache of what Redis says: a reply that never came is an error like any other, and the stored
+state says whether that commit happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import time
+from hashlib import blake2b
+
+from redis.exceptions import RedisError
+
+from harvest_brain import __version__
+from harvest_brain.config import Loaded, Settings
+from harvest_brain.core.engine import decide, enter_live
+from harvest_brain.core.numbers import ZERO, plain
+from harvest_brain.notify import Notifier
+from harvest_brain.redis.client import make_connection
+from harvest_brain.redis.names import Bounds, Names
+from harvest_brain.redis.store import (
+    Look,
+    LostLeaseError,
+    RefusedError,
+    StateMovedError,
+    Store,
+    UnusableError,
+)
+from harvest_brain.redis.transport import RedisTransport
+from harvest_brain.report import Status, StatusFile, set_up_logging
+
+BLOCK_MS = 500
+STANDBY_LOOK_SEC = 0.25
+BACK_OFF_SEC = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
+MAX_PUBLISHED_CLAIMS = 10_000
+MAX_LISTED = 20
+
+
+class Daemon:
+    """One HarvestBrain process. `run` returns when a signal asked it to stop."""
+
+    def __init__(self, settings: Settings, logger: logging.Logger) -> None:
+        self._settings = settings
+        self._policy = settings.policy()
+        self._log = logger
+        self._notifier = Notifier(os.environ)
+        self._status_file = StatusFile(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0])
+        consumer = settings.consumer or socket.gethostname()
+        self._token = f"{consumer}:{os.getpid()}:{secrets.token_hex(8)}"
+        self.status = Status(
+            release=os.environ.get("HARVEST_RELEASE_ID", __version__),
+            version=__version__,
+            mode=settings.mode,
+            consumer=consumer,
+        )
+        self._stop = False
+        self._ready = False
+        self._published: frozenset[str] = frozenset()
+        self._priced: set[str] = set()
+        self._override_faults: dict[str, tuple[str, ...]] = {}
+
+    def stop(self, *_: object) -> None:
+        """Finish the batch in hand, then give the lease back and end."""
+        self._stop = True
+
+    def run(self) -> int:
+        """Session after session until told to stop. Returns the exit code."""
+        failures = 0
+        while not self._stop:
+            commit_before = self.status.last_commit
+            try:
+                self._session()
+            except (LostLeaseError, StateMovedError, RefusedError) as event:
+                self._log.info("starting over: %s", event)
+                if isinstance(event, RefusedError):
+                    self._published = frozenset([*self._published, *event.claims][-MAX_PUBLISHED_CLAIMS:])
+            except (RedisError, OSError, UnusableError) as fault:
+                self._trouble(fault)
+            failures = 1 if self.status.last_commit != commit_before else failures + 1
+            self._pause(BACK_OFF_SEC[min(failures, len(BACK_OFF_SEC)) - 1])
+        self._notifier.stopping()
+        self._say("stopped", role="none")
+        return 0
+
+    # A session: from a fresh connection to the first error.
+
+    def _session(self) -> None:
+        transport = RedisTransport(make_connection(self._settings.endpoint()))
+        try:
+            store = Store(
+                transport,
+                names_of(self._settings),
+                bounds_of(self._settings),
+                self._policy,
+                token=self._token,
+                config=digest_of(self._settings),
+            )
+            store.prepare()
+            self._wait_for_lease(store)
+            if self._stop:
+                return
+            self._load(store)
+            self._lead(store)
+            store.give_back_lease()
+            self._log.info("gave the lease back at cursor %s", store.cursor)
+        finally:
+            transport.close()
+
+    def _wait_for_lease(self, store: Store) -> None:
+        while not self._stop and (wait_ms := store.acquire_lease()):
+            leader = store.leader()
+            if self.status.role != "standby" or self.status.leader != leader:
+                self._log.info("standing by: %s leads", leader or "nobody")
+            self.status.leader = leader
+            self._say("ready", role="standby")
+            self._pause(min(wait_ms / 1000, STANDBY_LOOK_SEC))
+
+    def _load(self, store: Store) -> None:
+        written_mode = store.load(self._settings.start)
+        self.status.leader = self._token
+        positions = sum(1 for _ in store.state.positions())
+        self._log.info("leading from cursor %s with %d positions", store.cursor, positions)
+        if written_mode == "shadow" and self._policy.live:
+            self._log.warning("shadow to live: the rungs crossed so far are skipped in the epochs that are open")
+            store.send_commit(enter_live(store.state))
+            self._adopt_commit(store)
+
+    def _lead(self, store: Store) -> None:
+        """The loop itself. Replies come in the order of the requests, so read it from top to bottom.
+
+        `ahead` says that a read beyond `reading` is on its way, which it is while there is a backlog.
+        """
+        store.send_read(store.cursor)
+        reading = store.receive_read()
+        ahead = False
+        renew_at = time.monotonic()
+        while not self._stop:
+            if reading.full and not ahead:
+                store.send_read(reading.cursor)
+                ahead = True
+            events = store.decode(reading)
+            store.send_look(events)
+            self._adopt_commit(store)
+            following = store.receive_read() if ahead else None
+            look = store.receive_look(self._published)
+            decision = decide(store.state, events, look.gate, self._policy)
+            if events or time.monotonic() >= renew_at:
+                store.send_commit(decision, reading)
+                renew_at = time.monotonic() + self._settings.lease_sec / 4
+            if following is not None:
+                ahead = following.full
+                if ahead:
+                    store.send_read(following.cursor)
+                store.flush()
+                reading = following
+                self._tell(store, look)
+            else:
+                store.send_read(reading.cursor, BLOCK_MS)
+                self._adopt_commit(store)
+                self._tell(store, look)
+                reading = store.receive_read()
+        self._adopt_commit(store)
+        if ahead:
+            store.receive_read()
+
+    def _adopt_commit(self, store: Store) -> None:
+        """Take in the commit that is on its way, if there is one, and say what it published."""
+        decision = store.receive_commit()
+        if decision is None:
+            return
+        self.status.last_commit = time.time()
+        self.status.count(decision.counts)
+        self._priced.update(symbol for symbol, book in decision.books.items() if book.market is not None)
+        for intent in decision.intents:
+            self._log.info(
+                "%s %s %s %s (%s) as %s",
+                intent.action.value,
+                intent.key,
+                intent.side.value,
+                plain(intent.qty) if intent.stop_seq == 0 else f"stop {plain(intent.stop or ZERO)}",
+                intent.reason,
+                intent.intent_id,
+            )
+            self.status.count({f"published:{intent.action.value}": 1})
+        for letter in decision.rejected:
+            self._log.warning(
+                "entry %s to %s: %s", letter.entry_id, self._settings.stream_harvest_rejected, letter.reason
+            )
+
+    # What it says of itself.
+
+    def _tell(self, store: Store, look: Look) -> None:
+        if not self._status_file.is_due and self._ready:
+            return
+        for symbol, faults in store.override_faults.items():
+            if faults != self._override_faults.get(symbol, ()):
+                self._log.warning("overrides of %s refused: %s", symbol, "; ".join(faults))
+        self._override_faults = dict(store.override_faults)
+        status = self.status
+        positions = list(store.state.positions())
+        status.cursor = store.cursor
+        status.lag = look.lag
+        status.kill_switch = look.gate.kill_switch
+        status.positions = sum(1 for position in positions if position.epoch is not None)
+        status.unpriced = sorted({p.key.symbol for p in positions} - self._priced)[:MAX_LISTED]
+        status.suspect = [f"{p.key}: {p.suspect}" for p in positions if p.suspect][:MAX_LISTED]
+        self._say("ready", role="leader")
+
+    def _say(self, state: str, *, role: str) -> None:
+        """Status file, systemd's status line and sign of life."""
+        status = self.status
+        changed = (status.state, status.role) != (state, role)
+        if changed and status.state.startswith("waiting") and state == "ready":
+            self._log.info("Redis is back")
+        status.state, status.role = state, role
+        if state == "ready" and not self._ready:
+            self._ready = True
+            self._notifier.ready()
+        self._status_file.write(status, at_once=changed)
+        self._notifier.alive(status.line())
+
+    def _trouble(self, fault: Exception) -> None:
+        """Say what is wrong, once per state."""
+        text = explain(fault)
+        self.status.errors += 1
+        if text != self.status.last_error or not self.status.state.startswith("waiting"):
+            self._log.error("waiting for Redis: %s", text)
+        self.status.last_error = text
+        self._say(f"waiting for Redis: {text}", role="none")
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, but not past a request to stop."""
+        until = time.monotonic() + seconds
+        while not self._stop and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
+
+
+def explain(fault: Exception) -> str:
+    """A fault of Redis in one sentence that says what a person can do, where there is something."""
+    text = str(fault) or type(fault).__name__
+    for sign, sentence in _ADVICE.items():
+        if sign in text or sign in type(fault).__name__:
+            return f"{sentence} ({text})"
+    return text
+
+
+_ADVICE = {
+    "AuthenticationError": "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
+    "NOAUTH": "Redis wants a password; see REDIS_PASSWORD_FILE",
+    "WRONGPASS": "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
+    "NOPERM": "the Redis user lacks a right; see the ACL file in the documentation",
+    "OOM": "Redis is out of memory and takes no writes; raise maxmemory or free some",
+    "READONLY": "this Redis is a read-only replica",
+    "LOADING": "Redis is loading its data",
+    "MISCONF": "Redis can't persist and takes no writes; look at its disk and its log",
+}
+
+
+def digest_of(settings: Settings) -> str:
+    """Twelve hex digits that change with any setting."""
+    return blake2b(repr(settings).encode(), digest_size=6).hexdigest()
+
+
+def names_of(settings: Settings) -> Names:
+    """The keys and streams of `settings`."""
+    return Names(
+        namespace=settings.namespace,
+        kill_switch=settings.kill_switch_key,
+        group=settings.group,
+        executions=settings.stream_execution_result,
+        market=settings.stream_market_price,
+        suggestions=settings.stream_harvest_suggestions,
+        trade_intents=settings.stream_trade_intent,
+        stop_intents=settings.stream_stop_intent,
+        rejected=settings.stream_harvest_rejected,
+    )
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """The bounds of `settings`."""
+    return Bounds(
+        lease_ms=int(settings.lease_sec * 1000),
+        max_actions_per_min=settings.max_actions_per_min,
+        dedup_ttl_sec=settings.dedup_ttl_sec,
+        fill_dedup_ttl_sec=settings.fill_dedup_ttl_sec,
+        stream_maxlen=settings.stream_maxlen,
+        batch_size=settings.batch_size,
+    )
+
+
+def run(loaded: Loaded) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Returns the exit code."""
+    settings = loaded.settings
+    logger = set_up_logging(settings.log_level, settings.log_format, settings.log_file)
+    daemon = Daemon(settings, logger)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, daemon.stop)
+    ladder = ",".join(f"{plain(rung.level)}:{plain(rung.fraction)}" for rung in settings.ladder)
+    logger.info(
+        "HarvestBrain %s mode=%s ladder=%s reads %s as group %s, publishes to %s, Redis %s",
+        __version__,
+        settings.mode,
+        ladder,
+        settings.stream_execution_result,
+        settings.group,
+        settings.stream_trade_intent if settings.mode == "live" else settings.stream_harvest_suggestions,
+        settings.endpoint(),
+    )
+    return daemon.run()

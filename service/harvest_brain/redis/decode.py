@@ -1,0 +1,341 @@
+"""A stream entry becomes an event: every shape that has been seen in the field, normalised once, at the door.
+
+Shapes: flat fields; `payload`, `data` or `json` holding one JSON object, maybe with a nested `signal` that holds symbol
+and side. Names that mean the same are listed below; the first one that is present and not empty wins, matched
+exactly and then without regard to case.
+
+Nothing raises: what can't be used comes back as `Malformed` with a reason that names the value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import ROUND_DOWN, Decimal
+from typing import Any, NoReturn
+
+from harvest_brain.core.events import (
+    Event,
+    Fill,
+    Key,
+    Malformed,
+    OrderRef,
+    OrderUpdate,
+    Passed,
+    PositionSide,
+    Price,
+    Side,
+)
+from harvest_brain.core.numbers import ARITHMETIC, ZERO, parse_decimal, shorten
+
+MAX_ENTRY_BYTES = 64 * 1024
+
+SIDE = ("side", "action")
+QUANTITY = ("qty", "quantity", "filled_qty", "executed_qty", "filled_quantity")
+PRICE = ("price", "avg_price", "fill_price", "filled_price", "current_price")
+FILL_PRICE = (*PRICE, "entry_price")
+NOTIONAL = ("position_size_usd",)
+STOP = ("stop_loss", "sl", "stop")
+FILL_ID = ("fill_id", "trade_id", "exec_id")
+ORDER_ID = ("order_id", "orderId")
+CLIENT_ORDER_ID = ("client_order_id", "clientOrderId")
+CORRELATION_ID = ("correlation_id",)
+TIME = ("timestamp", "ts")
+FEE = ("fee", "fee_usd", "commission")
+FEE_ASSET = ("fee_asset",)
+CUMULATIVE = ("cum_qty", "cumulative_qty")
+ACCOUNT = ("account", "account_id")
+POSITION_SIDE = ("position_side", "positionSide")
+SYMBOL = ("symbol",)
+STATUS = ("status",)
+BID, ASK = ("bid",), ("ask",)
+
+_KNOWN_NAMES = frozenset(
+    name
+    for names in (
+        *(SIDE, QUANTITY, FILL_PRICE, NOTIONAL, STOP, FILL_ID, ORDER_ID, CLIENT_ORDER_ID, CORRELATION_ID, TIME, FEE),
+        *(FEE_ASSET, CUMULATIVE, ACCOUNT, POSITION_SIDE, SYMBOL, STATUS, BID, ASK),
+    )
+    for name in names
+)
+
+_SIDES = {"BUY": Side.BUY, "LONG": Side.BUY, "SELL": Side.SELL, "SHORT": Side.SELL}
+_POSITION_SIDES = {
+    "": PositionSide.NET,
+    "NET": PositionSide.NET,
+    "BOTH": PositionSide.NET,
+    "LONG": PositionSide.LONG,
+    "SHORT": PositionSide.SHORT,
+}
+COMPLETE_FILLS = frozenset({"FILLED"})
+PARTIAL_FILLS = frozenset({"PARTIAL", "PARTIALLY_FILLED", "PARTIAL_FILL"})
+ENDED = frozenset({"REJECTED", "EXPIRED", "CANCELED", "CANCELLED"})
+NOTED = frozenset({"NEW", "ACK", "ACCEPTED", "SUBMITTED"})
+
+# Symbols and accounts become parts of key names and of the state's fields, where `|` separates and `_` leads our own.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
+_IDENTIFIER = re.compile(r"[!-~]{1,128}")
+_STATUS = re.compile(r"[A-Z][A-Z0-9_ -]{0,39}")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+_DERIVED_QUANTITY = Decimal("1e-18")
+_LATEST_MS = 253_402_300_799_999  # 9999-12-31, the last day that can be written as ISO 8601
+
+
+class _Unusable(ValueError):
+    """Why an entry can't be used."""
+
+
+def decode(entry_id: str, fields: list[bytes]) -> Event:
+    """The event of an entry of the execution stream. `fields`: name, value, name, value, as Redis holds them."""
+    try:
+        return _event(entry_id, _document(fields))
+    except (_Unusable, ValueError, RecursionError) as fault:
+        return Malformed(entry_id, _reason(fault), tuple(fields))
+
+
+def decode_market(entry_id: str, fields: list[bytes]) -> Price | Malformed:
+    """The price of an entry of the market price stream: `price`, else the middle of `bid` and `ask`."""
+    try:
+        document = _document(fields)
+        bid, ask = document.first(BID), document.first(ASK)
+        if document.first(PRICE) is None and bid is not None and ask is not None:
+            price = ARITHMETIC.divide(_positive("bid", bid) + _positive("ask", ask), Decimal(2))
+        else:
+            price = _price(document)
+        return _priced(entry_id, document, price)
+    except (_Unusable, ValueError, RecursionError) as fault:
+        return Malformed(entry_id, _reason(fault), tuple(fields))
+
+
+def arrival_ms(entry_id: str) -> int:
+    """The server's time in an entry id, in milliseconds since 1970."""
+    return int(entry_id.partition("-")[0])
+
+
+class _Document:
+    """The fields of an entry by name, with the fall-back to names without regard to case."""
+
+    __slots__ = ("_folded", "_named")
+
+    def __init__(self, named: Mapping[str, Any]) -> None:
+        self._named = named
+        self._folded: Mapping[str, Any] | None = None
+        if not named.keys() <= _KNOWN_NAMES:
+            self._folded = {name.lower(): value for name, value in named.items()}
+
+    def first(self, names: tuple[str, ...]) -> Any:
+        """The first value present and not empty under one of `names`, or None."""
+        for name in names:
+            value = self._named.get(name)
+            if value is not None and value != "":
+                return value
+        if self._folded is not None:
+            for name in names:
+                value = self._folded.get(name.lower())
+                if value is not None and value != "":
+                    return value
+        return None
+
+
+def _document(fields: list[bytes]) -> _Document:
+    if sum(map(len, fields)) > MAX_ENTRY_BYTES:
+        raise _Unusable(f"larger than {MAX_ENTRY_BYTES} bytes")
+    try:
+        texts = [field.decode() for field in fields]
+    except UnicodeDecodeError as fault:
+        raise _Unusable(f"not UTF-8: {fault.reason} at byte {fault.start}") from None
+    pairs = iter(texts)
+    named: dict[str, Any] = dict(zip(pairs, pairs, strict=True))
+    if len(named) * 2 != len(texts):
+        raise _Unusable("a field stands twice")
+    for carrier in ("payload", "data", "json"):
+        if carrier in named:
+            named = {**named, **_object(carrier, named[carrier])}
+            del named[carrier]
+            break
+    signal = named.get("signal")
+    if isinstance(signal, dict):
+        named = {**signal, **{name: value for name, value in named.items() if value not in (None, "")}}
+    return _Document(named)
+
+
+def _object(carrier: str, text: str) -> dict[str, Any]:
+    try:
+        value = _PARSER.decode(text)
+    except (ValueError, RecursionError) as fault:
+        raise _Unusable(f"{carrier} is not JSON: {shorten(str(fault), 120)}") from None
+    if not isinstance(value, dict):
+        raise _Unusable(f"{carrier} is not a JSON object but {shorten(text)!r}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a name stands twice")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
+
+
+_PARSER = json.JSONDecoder(
+    parse_float=Decimal, parse_int=Decimal, parse_constant=_no_constant, object_pairs_hook=_unique
+)
+
+
+def _event(entry_id: str, document: _Document) -> Event:
+    status = document.first(STATUS)
+    if not isinstance(status, str):
+        raise _Unusable("no status")
+    status = status.strip().upper()
+    if status == "PRICE_UPDATE":
+        return _priced(entry_id, document, _price(document))
+    complete = status in COMPLETE_FILLS
+    if complete or status in PARTIAL_FILLS:
+        return _fill(entry_id, document, complete)
+    if status in ENDED or status in NOTED:
+        symbol = _name("symbol", document.first(SYMBOL))
+        return OrderUpdate(entry_id, _time(entry_id, document), symbol, status, status in ENDED, _order(document))
+    return Passed(entry_id, status if _STATUS.fullmatch(status) else "UNREADABLE")
+
+
+def _priced(entry_id: str, document: _Document, price: Decimal) -> Price:
+    symbol = _name("symbol", document.first(SYMBOL))
+    return Price(entry_id, _time(entry_id, document), symbol, price, arrival_ms(entry_id))
+
+
+def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
+    symbol = _name("symbol", document.first(SYMBOL))
+    account = document.first(ACCOUNT)
+    side = _side(document.first(SIDE))
+    price = _positive("price", document.first(FILL_PRICE))
+    cumulative = document.first(CUMULATIVE)
+    if cumulative is not None:
+        cumulative = _positive("cumulative quantity", cumulative)
+    quantity = document.first(QUANTITY)
+    notional = document.first(NOTIONAL)
+    if quantity is not None:
+        qty = _positive("quantity", quantity)
+    elif cumulative is not None:
+        qty = cumulative
+    elif notional is not None:
+        qty = ARITHMETIC.divide(_positive("position_size_usd", notional), price).quantize(
+            _DERIVED_QUANTITY, ROUND_DOWN, context=ARITHMETIC
+        )
+    else:
+        raise _Unusable("a fill without a quantity")
+    if qty <= 0:
+        raise _Unusable(f"quantity {qty} is not above 0")
+    stop = document.first(STOP)
+    # A stop of 0 is how many producers say that there is none.
+    stop = _number("stop", stop) if stop is not None else ZERO
+    if stop < 0:
+        raise _Unusable(f"stop {stop} is below 0")
+    fee = document.first(FEE)
+    return Fill(
+        entry_id,
+        _time(entry_id, document),
+        Key(_name("account", account) if account is not None else "", symbol, _position_side(document)),
+        side,
+        qty,
+        price,
+        complete,
+        _order(document),
+        _identifier(document.first(FILL_ID)),
+        stop or None,
+        _number("fee", fee) if fee is not None else ZERO,
+        _identifier(document.first(FEE_ASSET)),
+        cumulative,
+    )
+
+
+def _price(document: _Document) -> Decimal:
+    return _positive("price", document.first(PRICE))
+
+
+def _order(document: _Document) -> OrderRef:
+    return OrderRef(
+        _identifier(document.first(ORDER_ID)),
+        _identifier(document.first(CLIENT_ORDER_ID)),
+        _identifier(document.first(CORRELATION_ID)),
+    )
+
+
+def _number(what: str, value: object) -> Decimal:
+    if not isinstance(value, (str, Decimal)):
+        raise _Unusable(f"{what} {shorten(repr(value))} is not a number")
+    try:
+        return parse_decimal(value.strip() if isinstance(value, str) else value)
+    except ValueError as fault:
+        raise _Unusable(f"{what} {fault}") from None
+
+
+def _positive(what: str, value: object) -> Decimal:
+    if value is None:
+        raise _Unusable(f"no {what}")
+    number = _number(what, value)
+    if number <= 0:
+        raise _Unusable(f"{what} {number} is not above 0")
+    return number
+
+
+def _side(value: object) -> Side:
+    side = _SIDES.get(value.strip().upper()) if isinstance(value, str) else None
+    if side is None:
+        raise _Unusable(
+            "no side" if value is None else f"side {shorten(repr(value))} is none of BUY, LONG, SELL, SHORT"
+        )
+    return side
+
+
+def _position_side(document: _Document) -> PositionSide:
+    value = document.first(POSITION_SIDE) or ""
+    side = _POSITION_SIDES.get(value.strip().upper()) if isinstance(value, str) else None
+    if side is None:
+        raise _Unusable(f"position side {shorten(repr(value))} is none of NET, BOTH, LONG, SHORT")
+    return side
+
+
+def _name(what: str, value: object) -> str:
+    if value is None:
+        raise _Unusable(f"no {what}")
+    text = value.strip() if isinstance(value, str) else str(value)
+    if not _NAME.fullmatch(text):
+        raise _Unusable(f"{what} {shorten(repr(text))} is not a name of at most 64 letters, digits and . _ : / -")
+    return text
+
+
+def _identifier(value: object) -> str:
+    if value is None:
+        return ""
+    text = value.strip() if isinstance(value, str) else format(value, "f") if isinstance(value, Decimal) else ""
+    if not _IDENTIFIER.fullmatch(text):
+        raise _Unusable(f"identifier {shorten(repr(value))} is not 1 to 128 printable characters without spaces")
+    return text
+
+
+def _time(entry_id: str, document: _Document) -> int:
+    """Event time in milliseconds: ISO 8601, or a number of seconds or milliseconds; else the time in the entry id."""
+    value = document.first(TIME)
+    if value is None:
+        return arrival_ms(entry_id)
+    try:
+        if isinstance(value, Decimal) or value.replace(".", "", 1).isdecimal():
+            number = parse_decimal(value)
+            # 10^11 seconds lie 3,000 years ahead, 10^11 milliseconds in 1973.
+            time_ms = int(number if number >= 10**11 else number * 1000)
+        else:
+            moment = datetime.fromisoformat(value)
+            time_ms = ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - _EPOCH) // _MILLISECOND
+    except (ValueError, AttributeError, OverflowError):
+        return arrival_ms(entry_id)
+    return time_ms if 0 <= time_ms <= _LATEST_MS else arrival_ms(entry_id)
+
+
+def _reason(fault: Exception) -> str:
+    return "nested too deeply" if isinstance(fault, RecursionError) else shorten(str(fault), 200)

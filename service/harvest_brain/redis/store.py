@@ -1,0 +1,441 @@
+"""Reading, committing, recovering and the lease: everything HarvestBrain does with Redis, over one connection.
+
+The order of requests on the connection is the protocol. A look is sent after the commit before it, so it sees that
+commit's effects; a read may be sent ahead of time, because reading has no effect. See `commit.lua` for what is checked
+and written. Entries are read by cursor and not handed out by the group: a read that hands entries out can't be fenced.
+
+A session ends with any exception. Then everything in memory is void: connect, lead, load, go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Mapping, Sequence
+from hashlib import sha1
+from importlib import resources
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from harvest_brain.core.engine import Book, Decision, Gate, State, book_of, fill_identity
+from harvest_brain.core.events import Event, Fill, Malformed, Price
+from harvest_brain.core.intents import Action
+from harvest_brain.core.market import Market
+from harvest_brain.core.policy import Policy, Terms, override_terms
+from harvest_brain.core.position import Position
+from harvest_brain.redis.decode import decode, decode_market
+from harvest_brain.redis.encode import (
+    MARKET_PREFIX,
+    META_FIELD,
+    Meta,
+    intent_entry,
+    market_text,
+    meta_text,
+    parse_market,
+    parse_meta,
+    parse_position,
+    position_text,
+)
+from harvest_brain.redis.names import Bounds, Names
+from harvest_brain.redis.transport import Argument, Command, Transport
+
+OLDEST_REDIS = (7, 0)
+MINUTE_MS = 60_000
+
+# A Lua call takes some thousands of arguments. A dead letter with more values carries the rest as one JSON field.
+MAX_LETTER_VALUES = 1_000
+
+
+class LostLeaseError(Exception):
+    """Another daemon may be writing."""
+
+
+class StateMovedError(Exception):
+    """What is stored is not what this decision started from."""
+
+
+class UnusableError(Exception):
+    """Redis holds or permits something that only a person can put right; the text says what."""
+
+
+class RefusedError(Exception):
+    """The gate was not what the decision assumed, and nothing was written: look again, decide again.
+
+    `claims` are those that turned out to be published already.
+    """
+
+    def __init__(self, reason: str, claims: frozenset[str] = frozenset()) -> None:
+        super().__init__(reason)
+        self.claims = claims
+
+
+class Reading(NamedTuple):
+    """A reply to a read, not decoded yet: entries of the execution stream and of the market stream, the cursor after
+    them, and whether there may be more of the former."""
+
+    entries: Sequence[tuple[bytes, list[bytes]]]
+    ticks: Sequence[tuple[bytes, list[bytes]]]
+    cursor: str
+    full: bool
+
+
+class Look(NamedTuple):
+    """What a look saw: the gate, and how many entries wait behind the cursor (None where the server can't tell)."""
+
+    gate: Gate
+    lag: int | None
+
+
+class Script(NamedTuple):
+    """A Lua script of this package and the digest under which the server keeps it."""
+
+    source: str
+    digest: str
+
+    @classmethod
+    def named(cls, name: str) -> Script:
+        source = resources.files(__package__).joinpath(name).read_text()
+        return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+
+COMMIT = Script.named("commit.lua")
+LOOK = Script.named("look.lua")
+GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+class Store:
+    """One session with Redis, for the daemon that holds (or waits for) `token`."""
+
+    def __init__(
+        self, transport: Transport, names: Names, bounds: Bounds, policy: Policy, *, token: str, config: str
+    ) -> None:
+        self._transport = transport
+        self._names = names
+        self._bounds = bounds
+        self._policy = policy
+        self._token = token
+        self._stored = ""
+        self._pending: Decision | None = None
+        self._pending_meta = Meta("", "", {}, 0)
+        self.state = State()
+        self.meta = Meta("live" if policy.live else "shadow", config, {}, 0)
+        self._market_cursor = ""
+        self._outbox: list[Command] = []
+        self._reads: deque[str] = deque()
+        self._identities: list[str] = []
+        self._symbols: list[str] = []
+        self.override_faults: dict[str, tuple[str, ...]] = {}
+
+    def flush(self) -> None:
+        """Send what was asked for, in one write. Receiving does so too."""
+        if self._outbox:
+            self._transport.send(*self._outbox)
+            self._outbox.clear()
+
+    def _receive(self) -> Any:
+        self.flush()
+        return self._transport.receive()
+
+    def _call(self, *command: Argument) -> Any:
+        """One command and its reply, while nothing else is on its way."""
+        self._outbox.append(command)
+        return self._receive()
+
+    # The lease.
+
+    def acquire_lease(self) -> int:
+        """0 when this daemon leads now, else in how many milliseconds the lease may be free."""
+        if self._call("SET", self._names.lease, self._token, "NX", "PX", self._bounds.lease_ms) is not None:
+            return 0
+        if self.leader() == self._token:
+            return 0
+        return max(int(self._call("PTTL", self._names.lease)), 1)
+
+    def leader(self) -> str:
+        """The token that holds the lease, or nothing."""
+        return (self._call("GET", self._names.lease) or b"").decode(errors="replace")
+
+    def give_back_lease(self) -> None:
+        """Let the next daemon lead at once. Only the own lease is given back."""
+        self._call("EVAL", GIVE_BACK, 1, self._names.lease, self._token)
+
+    # Starting.
+
+    def prepare(self) -> None:
+        """Check the server's version and hand it the scripts. Raises `UnusableError` for a server that is too old."""
+        server = dict(line.split(":", 1) for line in self._call("INFO", "server").decode().splitlines() if ":" in line)
+        version = server.get("valkey_version") or server["redis_version"]
+        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+            raise UnusableError(f"Redis {version} is too old; HarvestBrain needs Redis 7.0 or newer, or Valkey")
+        for script in (COMMIT, LOOK):
+            self._call("SCRIPT", "LOAD", script.source)
+
+    def load(self, start: str) -> str:
+        """Make the durable state the state in memory; returns the mode it was written in, or nothing if there was none.
+
+        The cursor is the stored one; on a first start the group's, if the group exists, else `start` ("0" or "$"). The
+        group is created with its stream. Raises `UnusableError` for a state that this release can't read.
+        """
+        raw = self._call("HGETALL", self._names.state)
+        written_mode = ""
+        try:
+            fields = {raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)}
+            self._stored = fields.pop(META_FIELD, "")
+            if self._stored:
+                stored = parse_meta(self._stored)
+                written_mode = stored.mode
+                self.meta = stored._replace(mode=self.meta.mode, config=self.meta.config)
+            self.state = _parse_state(fields)
+        except (ValueError, KeyError, TypeError, ArithmeticError) as fault:
+            raise UnusableError(f"{self._names.state} can't be read: {fault!r}") from None
+        self.state.waiting = self.meta.waiting
+        if self._names.executions not in self.meta.cursors:
+            cursor, entries_read = self._first_cursor(start)
+            self.meta = self.meta._replace(cursors={self._names.executions: cursor}, entries_read=entries_read)
+        self._create_group()
+        if self._names.market:
+            newest = self._call("XREVRANGE", self._names.market, "+", "-", "COUNT", 1)
+            self._market_cursor = newest[0][0].decode() if newest else "0-0"
+        return written_mode
+
+    @property
+    def cursor(self) -> str:
+        """The id of the last entry of the execution stream whose effect is in the state."""
+        return self.meta.cursors[self._names.executions]
+
+    def _first_cursor(self, start: str) -> tuple[str, int]:
+        """Where to begin, and how many entries the stream had up to there (what ENTRIESREAD counts)."""
+        if not self._call("EXISTS", self._names.executions):
+            return "0-0", 0
+        stream = _pairs(self._call("XINFO", "STREAM", self._names.executions))
+        added, length = int(stream["entries-added"]), int(stream["length"])
+        last = stream["last-generated-id"].decode()
+        group = self._group()
+        if group is not None:
+            cursor = group["last-delivered-id"].decode()
+            if group.get("entries-read") is not None:
+                return cursor, int(group["entries-read"])
+            return cursor, added - self._count_after(cursor)
+        if start == "$":
+            return last, added
+        return "0-0", added - length
+
+    def _count_after(self, cursor: str) -> int:
+        count = 0
+        while page := self._call("XRANGE", self._names.executions, f"({cursor}", "+", "COUNT", self._bounds.batch_size):
+            count += len(page)
+            cursor = page[-1][0].decode()
+        return count
+
+    def _group(self) -> dict[str, Any] | None:
+        groups = (_pairs(raw) for raw in self._call("XINFO", "GROUPS", self._names.executions))
+        return next((group for group in groups if group["name"].decode() == self._names.group), None)
+
+    def _create_group(self) -> None:
+        try:
+            self._call("XGROUP", "CREATE", self._names.executions, self._names.group, self.cursor, "MKSTREAM")
+        except ResponseError as fault:
+            if not str(fault).startswith("BUSYGROUP"):
+                raise
+
+    # Reading. Has no effect, so it may be done ahead.
+
+    def send_read(self, cursor: str, block_ms: int = 0) -> None:
+        """Ask for what follows `cursor`; with `block_ms`, wait that long for it to come."""
+        block: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
+        streams, ids = [self._names.executions], [cursor]
+        if self._names.market:
+            streams.append(self._names.market)
+            ids.append(self._market_cursor)
+        self._reads.append(cursor)
+        self._outbox.append(("XREAD", "COUNT", self._bounds.batch_size, *block, "STREAMS", *streams, *ids))
+
+    def receive_read(self) -> Reading:
+        """What the oldest read that was asked for has brought."""
+        cursor = self._reads.popleft()
+        entries: Sequence[tuple[bytes, list[bytes]]] = ()
+        ticks: Sequence[tuple[bytes, list[bytes]]] = ()
+        for stream, found in self._receive() or ():
+            if stream.decode() == self._names.executions:
+                entries, cursor = found, found[-1][0].decode()
+            else:
+                ticks, self._market_cursor = found, found[-1][0].decode()
+        return Reading(entries, ticks, cursor, len(entries) == self._bounds.batch_size)
+
+    def decode(self, reading: Reading) -> list[Event]:
+        """The events of a reading. Prices of the market stream are the newest per symbol, and they are left out while
+        there may be more of the execution stream: they are for positions that are known to the last fill."""
+        # A deleted entry can be listed without fields.
+        events = [decode(entry_id.decode(), fields or []) for entry_id, fields in reading.entries]
+        if not reading.full:
+            newest: dict[str, Price | Malformed] = {}
+            for entry_id, fields in reading.ticks:
+                tick = decode_market(entry_id.decode(), fields or [])
+                if isinstance(tick, Price):
+                    newest[tick.symbol] = tick
+                else:
+                    newest[tick.entry_id] = tick._replace(stream=self._names.market)
+            events.extend(newest.values())
+        return events
+
+    # Looking and committing.
+
+    def send_look(self, events: Sequence[Event]) -> None:
+        """Ask for what deciding about `events` needs to know."""
+        fills = [event for event in events if type(event) is Fill]
+        self._identities = list(dict.fromkeys(identity for fill in fills if (identity := fill_identity(fill).name)))
+        self._symbols = list(dict.fromkeys(fill.key.symbol for fill in fills))
+        names = self._names
+        keys = [
+            *(names.lease, names.kill_switch, names.rate, names.executions),
+            *map(names.fill, self._identities),
+            *map(names.overrides, self._symbols),
+        ]
+        self._outbox.append(("EVALSHA", LOOK.digest, len(keys), *keys, len(self._identities), names.group))
+
+    def receive_look(self, published: frozenset[str]) -> Look:
+        """What the look saw; `published` are claims known from refusals. Raises `LostLeaseError` when another leads."""
+        now_ms, lease, kill, times, fills, overrides, lag = self._receive()
+        if lease != self._token.encode():
+            raise LostLeaseError(f"the lease is held by {lease.decode(errors='replace') if lease else 'nobody'}")
+        recent = sum(now_ms - int(time) < MINUTE_MS for time in times)
+        known = zip(self._identities, fills, strict=True)
+        gate = Gate(
+            now_ms=now_ms,
+            kill_switch=None if kill is None else kill.decode(errors="replace"),
+            tokens=max(self._bounds.max_actions_per_min - recent, 0),
+            known_fills={name: content.decode() for name, content in known if content is not None},
+            published=published,
+            terms=self._terms(self._symbols, overrides),
+        )
+        return Look(gate, lag)
+
+    def _terms(self, symbols: Sequence[str], overrides: Sequence[list[bytes]]) -> dict[str, Terms]:
+        terms = {}
+        for symbol, raw in zip(symbols, overrides, strict=True):
+            texts = [value.decode(errors="replace") for value in raw]
+            fields = dict(zip(texts[::2], texts[1::2], strict=True))
+            if fields:
+                terms[symbol], faults = override_terms(self._policy.terms, fields)
+                self.override_faults[symbol] = faults
+        return terms
+
+    def send_commit(self, decision: Decision, reading: Reading | None = None) -> None:
+        """Ask for `decision`, which took in `reading`, to become true."""
+        names, bounds = self._names, self._bounds
+        meta = self.meta._replace(waiting=decision.waiting)
+        if reading is not None and reading.entries:
+            meta = meta._replace(
+                cursors={**meta.cursors, names.executions: reading.cursor},
+                entries_read=meta.entries_read + len(reading.entries),
+            )
+        if decision.books or decision.applied or decision.rejected or meta_text(meta) != self._stored:
+            meta = meta._replace(commits=meta.commits + 1)
+        self._pending, self._pending_meta = decision, meta
+        sets, deletes = _changes(self.state.books, decision.books)
+        claims = [claim for intent in decision.intents for claim in intent.claims]
+        symbols = list(dict.fromkeys(i.key.symbol for i in decision.intents if i.action is Action.HARVEST))
+        keys = [
+            *(names.lease, names.kill_switch, names.state, names.rate, names.executions, names.rejected),
+            names.trade_intents if self._policy.live else names.suggestions,
+            names.stop_intents if self._policy.live else names.suggestions,
+            *map(names.claim, claims),
+            *map(names.fill, decision.applied),
+            *map(names.history, symbols),
+        ]
+        price_times = [intent.price_ms for intent in decision.intents] or [0]
+        arguments: list[Argument] = [
+            *(self._token, bounds.lease_ms, int(self._policy.live), self._stored, meta_text(meta)),
+            *(names.group, meta.cursors[names.executions], meta.entries_read),
+            *(self._policy.fresh_ms, min(price_times), max(price_times), bounds.max_actions_per_min),
+            *(bounds.dedup_ttl_sec, bounds.fill_dedup_ttl_sec, bounds.stream_maxlen),
+            *(len(claims), len(decision.applied), len(symbols), len(sets), len(deletes)),
+            *(len(decision.intents), len(decision.rejected)),
+            *decision.applied.values(),
+        ]
+        for name, value in sets.items():
+            arguments += (name, value)
+        arguments += deletes
+        for intent in decision.intents:
+            harvest = intent.action is Action.HARVEST
+            entry = intent_entry(intent, live=self._policy.live)
+            history = symbols.index(intent.key.symbol) + 1 if harvest else 0
+            arguments += (7 if harvest else 8, history, len(entry), *entry)
+        for letter in decision.rejected:
+            fields = _letter_fields(letter, names.executions)
+            arguments += (len(fields), *fields)
+        self._outbox.append(("EVALSHA", COMMIT.digest, len(keys), *keys, *arguments))
+
+    def receive_commit(self) -> Decision | None:
+        """The decision of the commit that is on its way, if there is one, now adopted. Raises what speaks against."""
+        decision, self._pending = self._pending, None
+        if decision is None:
+            return None
+        reply = self._receive()
+        code = reply[0].decode()
+        if code == "ok":
+            self.state.adopt(decision)
+            self.meta = self._pending_meta
+            self._stored = meta_text(self.meta)
+            return decision
+        if code == "lease":
+            raise LostLeaseError("the lease was lost before the commit")
+        if code in ("cursor", "group"):
+            raise StateMovedError(
+                "the stored state moved on" if code == "cursor" else f"the group {self._names.group} is gone"
+            )
+        if code == "type":
+            raise UnusableError(f"{reply[1].decode()} holds another type than HarvestBrain's; rename or delete it")
+        if code == "denied":
+            raise UnusableError(f"the Redis user may not {reply[1].decode()} what HarvestBrain writes")
+        claims = [claim for intent in decision.intents for claim in intent.claims]
+        raise RefusedError(code, frozenset(claims[index - 1] for index in reply[1:]))
+
+
+def _pairs(raw: Sequence[Any]) -> dict[str, Any]:
+    return {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
+
+
+def _parse_state(fields: Mapping[str, str]) -> State:
+    markets: dict[str, Market] = {}
+    positions: dict[str, list[Position]] = {}
+    for name, text in fields.items():
+        if name.startswith(MARKET_PREFIX):
+            markets[name.removeprefix(MARKET_PREFIX)] = parse_market(text)
+        else:
+            position = parse_position(text)
+            positions.setdefault(position.key.symbol, []).append(position)
+    return State(
+        {symbol: book_of(markets.get(symbol) or Market(held[0].average), held) for symbol, held in positions.items()}
+    )
+
+
+def _changes(before: Mapping[str, Book], after: Mapping[str, Book]) -> tuple[dict[str, str], list[str]]:
+    """Fields of the state hash to set and to delete. What is the same object as before was not changed."""
+    sets: dict[str, str] = {}
+    deletes: list[str] = []
+    for symbol, book in after.items():
+        old = before.get(symbol)
+        if book.market is not None and (old is None or book.market is not old.market):
+            sets[MARKET_PREFIX + symbol] = market_text(book.market)
+        if book.market is None and old is not None and old.market is not None:
+            deletes.append(MARKET_PREFIX + symbol)
+        if old is not None and old.positions is book.positions:
+            continue
+        known = {position.key: position for position in old.positions} if old is not None else {}
+        for position in book.positions:
+            if known.pop(position.key, None) is not position:
+                sets[str(position.key)] = position_text(position)
+        deletes += [str(key) for key in known]
+    return sets, deletes
+
+
+def _letter_fields(letter: Malformed, stream: str) -> list[Argument]:
+    """A dead letter: where the entry stood, why it is here, and its own fields as they came."""
+    fields: list[Argument] = ["stream", letter.stream or stream, "id", letter.entry_id, "reason", letter.reason]
+    fields += letter.fields[:MAX_LETTER_VALUES]
+    rest = letter.fields[MAX_LETTER_VALUES:]
+    if rest:
+        fields += ["further_fields", json.dumps([value.decode(errors="backslashreplace") for value in rest])]
+    return fields

@@ -1,0 +1,76 @@
+"""One connection, used as a pipe: requests go out in one write, replies come back in the same order.
+
+This is the whole of what the store asks of a Redis client, so that another one can take its place. The connection
+itself (TCP, TLS, Unix socket, authentication) is redis-py's; what is left out is its convenience on top: retries, which
+must never repeat a commit whose reply was lost, and reply objects, which cost more than the replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from redis.exceptions import ConnectionError, ResponseError
+
+Argument = str | bytes | int
+Command = Sequence[Argument]
+
+
+class Connection(Protocol):
+    """What is used of redis-py's connection, whose own methods carry no types."""
+
+    def connect(self) -> None: ...
+    def disconnect(self) -> None: ...
+    def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
+    def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...
+    def read_response(self) -> Any: ...
+
+
+class Transport(Protocol):
+    """Replies are bytes, int, None or lists of these. A fault of the connection ends it: what was sent may or may not
+    have been carried out, and only a new connection and a fresh look at the state can tell."""
+
+    def send(self, *commands: Command) -> None:
+        """Write all `commands` at once, without waiting for replies."""
+
+    def receive(self) -> Any:
+        """The reply to the oldest command that was not yet answered. Raises `redis.RedisError` for an error reply."""
+
+    def close(self) -> None:
+        """Drop the connection."""
+
+
+class RedisTransport:
+    """`Transport` over one redis-py connection, which is connected here and never again."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._open = True
+        connection.connect()
+
+    def send(self, *commands: Command) -> None:
+        self._must_be_open()
+        try:
+            self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        except BaseException:
+            self.close()
+            raise
+
+    def receive(self) -> Any:
+        self._must_be_open()
+        try:
+            return self._connection.read_response()
+        except ResponseError:
+            raise  # an error reply is a reply: the order of the replies still holds
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._open = False
+        self._connection.disconnect()
+
+    def _must_be_open(self) -> None:
+        # redis-py would connect anew on the next command; a reply that is still owed would then be lost unnoticed.
+        if not self._open:
+            raise ConnectionError("the connection to Redis was closed after an error")

@@ -1,0 +1,104 @@
+"""What the daemon says of itself: the log, and `status.json` for whoever looks after the machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+STATUS_EVERY_SEC = 2.0
+MAX_COUNTERS = 200
+
+
+@dataclass(slots=True)
+class Status:
+    """How it goes. `role` is leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds;
+    `positions` counts the open ones, `unpriced` those of them without a price since the start; `errors` counts what
+    ended a session, and `last_error` is the newest of them."""
+
+    release: str
+    version: str
+    mode: str
+    consumer: str
+    role: str = "none"
+    state: str = "starting"
+    leader: str = ""
+    started: float = field(default_factory=time.time)
+    updated: float = 0.0
+    cursor: str = ""
+    lag: int | None = None
+    last_commit: float | None = None
+    kill_switch: str | None = None
+    positions: int = 0
+    unpriced: list[str] = field(default_factory=list)
+    suspect: list[str] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    errors: int = 0
+    last_error: str = ""
+
+    def count(self, counts: Mapping[str, int]) -> None:
+        """Add `counts`. Statuses come from outside, so their number is bounded."""
+        for name, number in counts.items():
+            self.counts[name if name in self.counts or len(self.counts) < MAX_COUNTERS else "other"] += number
+
+    def line(self) -> str:
+        """One line for systemd and for people."""
+        lag = "unknown" if self.lag is None else str(self.lag)
+        return f"{self.mode}, {self.role}, {self.state}: {self.positions} positions, lag {lag}"
+
+
+class StatusFile:
+    """`status.json` in a directory, replaced at once by a rename, so that a reader never sees half of it."""
+
+    def __init__(self, directory: str) -> None:
+        self._path = Path(directory) / "status.json" if directory else None
+        self._written = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the last writing is some seconds ago."""
+        return time.monotonic() - self._written >= STATUS_EVERY_SEC
+
+    def write(self, status: Status, *, at_once: bool = False) -> None:
+        """Write `status` when it is due, or `at_once`."""
+        if not at_once and not self.is_due:
+            return
+        self._written = time.monotonic()
+        if self._path is None:
+            return
+        status.updated = time.time()
+        draft = self._path.with_suffix(".tmp")
+        draft.write_text(json.dumps(asdict(status)) + "\n")
+        os.replace(draft, self._path)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def set_up_logging(level: str, form: str, file: str) -> logging.Logger:
+    """The daemon's logger, to stderr or to `file`, as text or as JSON, times in UTC."""
+    handler = logging.FileHandler(file) if file else logging.StreamHandler()
+    formatter = JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    logger = logging.getLogger("harvest_brain")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    return logger
