@@ -7,6 +7,7 @@ leave room for eleven decimal orders of magnitude of additions before anything c
 
 from __future__ import annotations
 
+import re
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Context, Decimal, DivisionByZero, InvalidOperation, Overflow
 
 ARITHMETIC = Context(prec=50, traps=[InvalidOperation, DivisionByZero, Overflow])
@@ -18,12 +19,17 @@ BASIS_POINT = Decimal("0.0001")
 MAX_INTEGER_DIGITS = 15
 MAX_DECIMAL_PLACES = 24
 
+# What nearly every number looks like, within the bounds by its very form.
+_PLAIN_NUMBER = re.compile(rf"-?[0-9]{{1,{MAX_INTEGER_DIGITS}}}(\.[0-9]{{1,{MAX_DECIMAL_PLACES}}})?")
+
 
 def parse_decimal(text: str | int | Decimal) -> Decimal:
     """The exact value of a number's text.
 
     Raises `ValueError`, naming the value, for what is no finite number or exceeds the bounds above.
     """
+    if isinstance(text, str) and _PLAIN_NUMBER.fullmatch(text):
+        return Decimal(text)
     try:
         # Decimal takes "1_000" and Arabic-Indic digits too; a price feed that sends those is broken.
         if isinstance(text, str) and (not text.isascii() or "_" in text):
