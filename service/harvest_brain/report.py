@@ -8,7 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 STATUS_EVERY_SEC = 2.0
@@ -46,6 +46,10 @@ class Status:
         for name, number in counts.items():
             self.counts[name if name in self.counts or len(self.counts) < MAX_COUNTERS else "other"] += number
 
+    def text(self) -> str:
+        """All of it as JSON."""
+        return json.dumps({spec.name: getattr(self, spec.name) for spec in fields(self)}) + "\n"
+
     def line(self) -> str:
         """One line for systemd and for people."""
         lag = "unknown" if self.lag is None else str(self.lag)
@@ -73,7 +77,7 @@ class StatusFile:
             return
         status.updated = time.time()
         draft = self._path.with_suffix(".tmp")
-        draft.write_text(json.dumps(asdict(status)) + "\n")
+        draft.write_text(status.text())
         os.replace(draft, self._path)
 
 

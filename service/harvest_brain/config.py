@@ -1,0 +1,521 @@
+"""Every setting, typed, in one table.
+
+The table is the only source: parsing, `check-config`, the env template and the documentation all come from it. An
+unknown name, a duplicate, or a bad value stops the start-up, with one line per fault that names the variable, the value
+and what is accepted; a setting that is silently ignored has cost people money.
+
+The file's grammar is what systemd's EnvironmentFile, Docker's --env-file and python-dotenv read alike: `NAME=value`, no
+quotes, no trailing comments, comments on lines of their own. python-dotenv reads it, without interpolation.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+
+from harvest_brain.core.numbers import parse_decimal, shorten
+from harvest_brain.core.policy import Dust, Policy, Rung, Terms, parse_ladder
+from harvest_brain.redis.client import Endpoint
+
+PREFIXES = ("HARVEST_", "STREAM_", "REDIS_", "LOG_")
+DEFAULT_NAMESPACE = "quantum"
+
+# Set by whoever starts the daemon, not by the trader; they are no settings but share the prefix.
+RESERVED = frozenset({"HARVEST_RELEASE_ID", "HARVEST_LIVE_TOKEN_FILE"})
+
+
+class ConfigError(Exception):
+    """`faults`: one sentence each."""
+
+    def __init__(self, faults: tuple[str, ...]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A setting: its name, default text, parser (raises `ValueError`), what it accepts, and what it does."""
+
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    accepts: str
+    help: str
+    section: str
+
+    @property
+    def attribute(self) -> str:
+        """Its name in `Settings`."""
+        return self.name.removeprefix("HARVEST_").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, parsed. Times as the name says, levels in R, fractions of one, prices in quote currency."""
+
+    mode: str
+    namespace: str
+    start: str
+    ladder: tuple[Rung, ...]
+    min_r: Decimal
+    set_be_at_r: Decimal
+    be_fee_rate: Decimal
+    trail_start_r: Decimal
+    trail_atr_mult: Decimal
+    trail_atr_period: int
+    trail_bar_sec: int
+    stop_min_step_bps: Decimal
+    fallback_risk_pct: Decimal
+    live_allow_fallback_risk: bool
+    min_risk_bps: Decimal
+    qty_step: Decimal
+    price_tick: Decimal
+    min_qty: Decimal
+    min_notional: Decimal
+    dust: str
+    spot: bool
+    reduce_only: bool
+    require_fresh_snapshot_sec: int
+    max_actions_per_min: int
+    max_jump_pct: Decimal
+    kill_switch_key: str
+    dedup_ttl_sec: int
+    fill_dedup_ttl_sec: int
+    lease_sec: int
+    batch_size: int
+    stream_maxlen: int
+    group: str
+    consumer: str
+    stream_execution_result: str
+    stream_position_snapshot: str
+    stream_pnl_snapshot: str
+    stream_market_price: str
+    stream_trade_intent: str
+    stream_stop_intent: str
+    stream_harvest_suggestions: str
+    stream_harvest_rejected: str
+    redis_host: str
+    redis_port: int
+    redis_db: int
+    redis_url: str
+    redis_socket: str
+    redis_username: str
+    redis_password_file: str
+    redis_tls: bool
+    redis_tls_ca_file: str
+    redis_tls_cert_file: str
+    redis_tls_key_file: str
+    redis_sentinels: tuple[tuple[str, int], ...]
+    redis_sentinel_master: str
+    redis_timeout_sec: Decimal
+    log_level: str
+    log_format: str
+    log_file: str
+
+    @property
+    def live(self) -> bool:
+        return self.mode == "live"
+
+    def default_terms(self) -> Terms:
+        """The terms of symbols without overrides."""
+        return Terms(
+            ladder=self.ladder,
+            min_r=self.min_r,
+            be_at_r=self.set_be_at_r,
+            be_fee_rate=self.be_fee_rate,
+            trail_start_r=self.trail_start_r,
+            trail_atr_mult=self.trail_atr_mult,
+            trail_atr_period=self.trail_atr_period,
+            trail_bar_ms=self.trail_bar_sec * 1000,
+            stop_min_step_bps=self.stop_min_step_bps,
+            fallback_risk=self.fallback_risk_pct,
+            min_risk_bps=self.min_risk_bps,
+            qty_step=self.qty_step,
+            price_tick=self.price_tick,
+            min_qty=self.min_qty,
+            min_notional=self.min_notional,
+            dust=Dust(self.dust),
+        )
+
+    def policy(self) -> Policy:
+        """What the core decides by."""
+        return Policy(
+            terms=self.default_terms(),
+            live=self.live,
+            live_allow_fallback=self.live_allow_fallback_risk,
+            fresh_ms=self.require_fresh_snapshot_sec * 1000,
+            max_jump_pct=self.max_jump_pct,
+            spot=self.spot,
+        )
+
+    def endpoint(self) -> Endpoint:
+        """Where Redis is."""
+        host, port, db, tls, username = (
+            self.redis_host,
+            self.redis_port,
+            self.redis_db,
+            self.redis_tls,
+            self.redis_username,
+        )
+        socket = self.redis_socket
+        if self.redis_url:
+            url = urlsplit(self.redis_url)
+            tls = url.scheme == "rediss"
+            username = url.username or username
+            if url.scheme == "unix":
+                socket = url.path
+            else:
+                host, port = url.hostname or host, url.port or port
+                db = int(url.path.lstrip("/") or db)
+        return Endpoint(
+            host=host,
+            port=port,
+            db=db,
+            socket=socket,
+            username=username,
+            password_file=self.redis_password_file,
+            tls=tls,
+            tls_ca_file=self.redis_tls_ca_file,
+            tls_cert_file=self.redis_tls_cert_file,
+            tls_key_file=self.redis_tls_key_file,
+            sentinels=self.redis_sentinels,
+            sentinel_master=self.redis_sentinel_master,
+            timeout_sec=float(self.redis_timeout_sec),
+        )
+
+
+class Loaded(NamedTuple):
+    """The settings, and of each variable where its value came from."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+    values: Mapping[str, str]
+
+
+# Parsers. Each takes the text and raises ValueError; what is accepted stands beside it in the table.
+
+
+def _decimal(low: str, high: str = "", *, above: bool = False) -> Callable[[str], Decimal]:
+    def parse(text: str) -> Decimal:
+        value = parse_decimal(text)
+        if value < Decimal(low) or (above and value == Decimal(low)) or (high and value > Decimal(high)):
+            raise ValueError("out of range")
+        return value
+
+    return parse
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not low <= int(text) <= high:
+            raise ValueError("not a whole number in range")
+        return int(text)
+
+    return parse
+
+
+def _choice(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError("not one of them")
+        return text
+
+    return parse
+
+
+def _flag(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("neither")
+    return text == "true"
+
+
+def _always_true(text: str) -> bool:
+    if text != "true":
+        raise ValueError("every order of HarvestBrain reduces; that can't be switched off")
+    return True
+
+
+def _key_name(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9{}._:/-]{1,128}", text):
+        raise ValueError("not a key name")
+    return text
+
+
+def _optional(parse: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda text: parse(text) if text else ""
+
+
+def _any(text: str) -> str:
+    return text
+
+
+def _url(text: str) -> str:
+    if not text:
+        return ""
+    url = urlsplit(text)
+    if url.password is not None:
+        raise ValueError("it holds a password; put it into a file and name that in REDIS_PASSWORD_FILE")
+    if url.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError("not a Redis URL")
+    if url.scheme != "unix" and (not url.hostname or not re.fullmatch(r"/?[0-9]*", url.path)):
+        raise ValueError("no host, or a database that is no number")
+    _ = url.port  # raises ValueError for a port that isn't one
+    return text
+
+
+def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
+    found = []
+    for part in text.split(",") if text else ():
+        host, _, port = part.strip().rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"{shorten(part)!r} is not host:port")
+        found.append((host, int(port)))
+    return tuple(found)
+
+
+_POSITIVE = "a number above 0"
+_NOT_NEGATIVE = "a number, 0 or more"
+_STREAM = "a stream's name"
+_FLAG = "true or false"
+_PATH = "a path, or nothing"
+
+VARIABLES: tuple[Variable, ...] = (
+    Variable("HARVEST_MODE", "shadow", _choice("shadow", "live"), "shadow or live",
+             "shadow publishes suggestions and touches nothing; live publishes orders.", "Mode"),
+    Variable("HARVEST_KILL_SWITCH_KEY", "quantum:kill", _key_name, "a key's name",
+             "The key that stops all publishing while it is not 0. In live mode it must exist.", "Mode"),
+    Variable("HARVEST_NAMESPACE", DEFAULT_NAMESPACE, _key_name, "a prefix without spaces",
+             "Prefix of all keys and streams that are not named themselves; {quantum} keeps them in one cluster slot.",
+             "Mode"),
+    Variable("HARVEST_START", "0", _choice("0", "$"), "0 or $",
+             "Where a first start begins, without state or group: 0 the oldest entry, $ only new ones.", "Mode"),
+    Variable("HARVEST_LADDER", "0.5:0.25,1.0:0.25,1.5:0.25", parse_ladder,
+             "R:fraction pairs, levels increasing, fractions adding up to at most 1",
+             "At each R, close that fraction of the position's peak size.", "Ladder"),
+    Variable("HARVEST_MIN_R", "0.5", _decimal("0"), _NOT_NEGATIVE, "Nothing is harvested below this R.", "Ladder"),
+    Variable("HARVEST_DUST", "leave", _choice("leave", "close_all"), "leave or close_all",
+             "What the last rung does with a remainder below the exchange's minimum.", "Ladder"),
+    Variable("HARVEST_FALLBACK_RISK_PCT", "0.02", _decimal("0", "1", above=True), "a fraction above 0 and at most 1",
+             "Risk as a fraction of the entry price when the opening order has no usable stop (0.02 is 2 %).", "Risk"),
+    Variable("HARVEST_LIVE_ALLOW_FALLBACK_RISK", "false", _flag, _FLAG,
+             "Whether live mode harvests positions whose risk is the fallback.", "Risk"),
+    Variable("HARVEST_MIN_RISK_BPS", "5", _decimal("0", "10000"), "0 to 10000",
+             "A risk per unit of no more than this (basis points of the entry) is too small to be harvested.", "Risk"),
+    Variable("HARVEST_SET_BE_AT_R", "0.5", _decimal("0"), _NOT_NEGATIVE, "The R at which the stop goes to break-even.",
+             "Stops"),
+    Variable("HARVEST_BE_FEE_RATE", "0.0005", _decimal("0", "0.1"), "0 to 0.1",
+             "One-way fee rate that break-even pays for (0.0005 is 0.05 %).", "Stops"),
+    Variable("HARVEST_TRAIL_START_R", "1.0", _decimal("0"), _NOT_NEGATIVE, "The R from which the stop trails.",
+             "Stops"),
+    Variable("HARVEST_TRAIL_ATR_MULT", "2.0", _decimal("0"), _NOT_NEGATIVE,
+             "Distance of the trailing stop in average true ranges; 0 switches trailing off.", "Stops"),
+    Variable("HARVEST_TRAIL_ATR_PERIOD", "14", _integer(1, 1000), "1 to 1000", "Bars of the average true range.",
+             "Stops"),
+    Variable("HARVEST_TRAIL_BAR_SEC", "60", _integer(1, 86400), "1 to 86400", "Length of a bar in seconds.", "Stops"),
+    Variable("HARVEST_STOP_MIN_STEP_BPS", "5", _decimal("0", "10000"), "0 to 10000",
+             "A stop moves only by at least this much (basis points of the price).", "Stops"),
+    Variable("HARVEST_QTY_STEP", "0.0001", _decimal("0", above=True), _POSITIVE,
+             "Step of the exchange's quantities (base asset); set it per symbol where it differs.", "Exchange"),
+    Variable("HARVEST_PRICE_TICK", "0.00000001", _decimal("0", above=True), _POSITIVE,
+             "Tick of the exchange's prices (quote currency).", "Exchange"),
+    Variable("HARVEST_MIN_QTY", "0", _decimal("0"), _NOT_NEGATIVE,
+             "Smallest order (base asset); less is carried to the next rung.", "Exchange"),
+    Variable("HARVEST_MIN_NOTIONAL", "0", _decimal("0"), _NOT_NEGATIVE,
+             "Smallest order value (quote currency); less is carried to the next rung.", "Exchange"),
+    Variable("HARVEST_SPOT", "false", _flag, _FLAG, "On spot, fees in the base asset reduce the position.", "Exchange"),
+    Variable("HARVEST_REDUCE_ONLY", "true", _always_true, "true",
+             "Every order is reduce-only. It stands here to be seen; false is refused.", "Gates"),
+    Variable("HARVEST_REQUIRE_FRESH_SNAPSHOT_SEC", "30", _integer(1, 3600), "1 to 3600",
+             "How old a price may be at the instant of publishing, in seconds.", "Gates"),
+    Variable("HARVEST_MAX_ACTIONS_PER_MIN", "30", _integer(1, 10000), "1 to 10000",
+             "How many intents may be published in any 60 seconds; more wait in order.", "Gates"),
+    Variable("HARVEST_MAX_JUMP_PCT", "20", _decimal("0", "10000"), "0 to 10000",
+             "A price that jumps by more percent needs a second tick that confirms it; 0 switches this off.", "Gates"),
+    Variable("HARVEST_DEDUP_TTL_SEC", "900", _integer(1, 31536000), "1 to 31536000",
+             "How long the key of a published intent is kept, in seconds. The durable guard is the state.", "Gates"),
+    Variable("HARVEST_FILL_DEDUP_TTL_SEC", "86400", _integer(1, 31536000), "1 to 31536000",
+             "How long a fill's identity is remembered, in seconds; a repeat after that counts as new.", "Gates"),
+    Variable("HARVEST_LEASE_SEC", "10", _integer(2, 300), "2 to 300",
+             "How long a silent leader keeps the lease, in seconds; a standby takes over after that.", "Running"),
+    Variable("HARVEST_CONSUMER", "", _optional(_key_name), "a name, or nothing for the host's",
+             "What this daemon calls itself in the lease and in the status.", "Running"),
+    Variable("HARVEST_GROUP", "harvest_brain_group", _key_name, "a name",
+             "Consumer group that shows the progress; it is moved in the commit.", "Running"),
+    Variable("HARVEST_BATCH_SIZE", "2000", _integer(1, 5000), "1 to 5000", "Entries read at once.", "Running"),
+    Variable("HARVEST_STREAM_MAXLEN", "100000", _integer(100, 10**9), "100 to 1000000000",
+             "Length to which the streams are trimmed that only HarvestBrain writes.", "Running"),
+    Variable("STREAM_EXECUTION_RESULT", "quantum:stream:execution.result", _key_name, _STREAM,
+             "In: fills, prices and order news.", "Streams"),
+    Variable("STREAM_POSITION_SNAPSHOT", "quantum:stream:position.snapshot", _key_name, _STREAM,
+             "In: position snapshots.", "Streams"),
+    Variable("STREAM_PNL_SNAPSHOT", "quantum:stream:pnl.snapshot", _key_name, _STREAM, "In: profit snapshots.",
+             "Streams"),
+    Variable("STREAM_MARKET_PRICE", "", _optional(_key_name), "a stream's name, or nothing",
+             "In: prices at any rate, of which only the newest per symbol counts. Nothing: not read.", "Streams"),
+    Variable("STREAM_TRADE_INTENT", "quantum:stream:trade.intent", _key_name, _STREAM, "Out, live: harvests.",
+             "Streams"),
+    Variable("STREAM_STOP_INTENT", "quantum:stream:stop.intent", _key_name, _STREAM, "Out, live: stop moves.",
+             "Streams"),
+    Variable("STREAM_HARVEST_SUGGESTIONS", "quantum:stream:harvest.suggestions", _key_name, _STREAM,
+             "Out, shadow: what would have been done.", "Streams"),
+    Variable("STREAM_HARVEST_REJECTED", "quantum:stream:harvest.rejected", _key_name, _STREAM,
+             "Out: entries that could not be used, with the reason.", "Streams"),
+    Variable("REDIS_HOST", "127.0.0.1", _key_name, "a host name or address", "Where Redis is.", "Redis"),
+    Variable("REDIS_PORT", "6379", _integer(1, 65535), "1 to 65535", "Its port.", "Redis"),
+    Variable("REDIS_DB", "0", _integer(0, 65535), "0 to 65535", "Its database.", "Redis"),
+    Variable("REDIS_SOCKET", "", _any, _PATH, "Its Unix socket, instead of host and port.", "Redis"),
+    Variable("REDIS_URL", "", _url, "redis://, rediss:// or unix:// without a password, or nothing",
+             "All of that in one, instead of host, port and database.", "Redis"),
+    Variable("REDIS_USERNAME", "", _any, "a name, or nothing", "The ACL user.", "Redis"),
+    Variable("REDIS_PASSWORD_FILE", "", _any, _PATH, "File that holds the password, and nothing else.", "Redis"),
+    Variable("REDIS_TLS", "false", _flag, _FLAG, "Whether to speak TLS; the server's certificate is always checked.",
+             "Redis"),
+    Variable("REDIS_TLS_CA_FILE", "", _any, _PATH, "CA certificates to trust instead of the system's.", "Redis"),
+    Variable("REDIS_TLS_CERT_FILE", "", _any, _PATH, "Own certificate, where the server wants one.", "Redis"),
+    Variable("REDIS_TLS_KEY_FILE", "", _any, _PATH, "Its key.", "Redis"),
+    Variable("REDIS_SENTINELS", "", _sentinels, "host:port,host:port, or nothing",
+             "Sentinels to ask for the master.", "Redis"),
+    Variable("REDIS_SENTINEL_MASTER", "", _any, "a name, or nothing", "The master's name there.", "Redis"),
+    Variable("REDIS_TIMEOUT_SEC", "5", _decimal("1", "60"), "1 to 60",
+             "How long to wait for a connection or a reply, in seconds.", "Redis"),
+    Variable("LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR",
+             "What is logged.", "Log"),
+    Variable("LOG_FORMAT", "text", _choice("text", "json"), "text or json", "As lines of text or of JSON.", "Log"),
+    Variable("LOG_FILE", "", _any, _PATH, "File to log to; nothing: stderr.", "Log"),
+)  # fmt: skip  # a table reads better as one
+
+_BY_NAME = {variable.name: variable for variable in VARIABLES}
+
+
+def load(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """The settings from `env_file`, else from `environ`. Raises `ConfigError` with every fault at once."""
+    faults: list[str] = []
+    if env_file is None:
+        given = {name: value for name, value in environ.items() if name.startswith(PREFIXES)}
+        origins = dict.fromkeys(given, "environment")
+    else:
+        given, origins = _read_file(env_file, faults)
+    for name in given:
+        if name not in _BY_NAME and name not in RESERVED:
+            faults.append(_unknown(name, origins[name]))
+    namespace = given.get("HARVEST_NAMESPACE", DEFAULT_NAMESPACE)
+    values: dict[str, str] = {}
+    parsed: dict[str, Any] = {}
+    for variable in VARIABLES:
+        default = re.sub(f"^{DEFAULT_NAMESPACE}:", lambda _: f"{namespace}:", variable.default)
+        text = given.get(variable.name, default)
+        values[variable.name] = text
+        try:
+            parsed[variable.attribute] = variable.parse(text)
+        except ValueError as fault:
+            where = origins.get(variable.name, "default")
+            shown = "" if "password" in str(fault) else f"={shorten(text)!r}"
+            faults.append(f"{variable.name}{shown} ({where}): {fault}; accepted: {variable.accepts}")
+    if not faults:
+        faults += _contradictions(parsed)
+    if faults:
+        raise ConfigError(tuple(faults))
+    return Loaded(Settings(**parsed), {name: origins.get(name, "default") for name in _BY_NAME}, values)
+
+
+def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The assignments of an env file, and where each stands."""
+    try:
+        text = path.read_bytes().decode()
+    except OSError as fault:
+        faults.append(f"{path}: {fault.strerror or fault}")
+        return {}, {}
+    except UnicodeDecodeError as fault:
+        faults.append(f"{path}: not UTF-8 at byte {fault.start}")
+        return {}, {}
+    origins: dict[str, str] = {}
+    kept: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        where = f"{path} line {number}"
+        found = re.fullmatch(r"([A-Z][A-Z0-9_]*)=(.*)", line)
+        if found is None:
+            faults.append(f"{where}: {shorten(_no_secret(line))!r} is not of the form NAME=value")
+            continue
+        name, value = found.groups()
+        if value != value.strip() or re.search(r"[\"'`\\]|\s#|\$[A-Za-z_{(]", value):
+            faults.append(
+                f"{where}: {name} must have no quotes, backslashes, $NAME, trailing comment or spaces around the value"
+            )
+            continue
+        if name in origins:
+            faults.append(f"{where}: {name} stands twice, first at {origins[name]}")
+            continue
+        origins[name] = where
+        kept.append(line)
+    read = dotenv_values(stream=StringIO("\n".join(kept) + "\n"), interpolate=False)
+    return {name: value or "" for name, value in read.items()}, origins
+
+
+def _no_secret(line: str) -> str:
+    return line.partition("=")[0] + "=…" if "PASS" in line.upper() else line
+
+
+def _unknown(name: str, where: str) -> str:
+    if name == "REDIS_PASSWORD":
+        return f"{name} ({where}): a password does not belong here; put it into a file, named in REDIS_PASSWORD_FILE"
+    near = difflib.get_close_matches(name, _BY_NAME, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    return f"{name} ({where}): there is no such setting{hint}"
+
+
+def _contradictions(parsed: Mapping[str, Any]) -> Iterator[str]:
+    streams = [variable for variable in VARIABLES if variable.section == "Streams" and parsed[variable.attribute]]
+    for number, variable in enumerate(streams):
+        for other in streams[:number]:
+            if parsed[variable.attribute] == parsed[other.attribute]:
+                yield f"{variable.name}={parsed[variable.attribute]!r}: {other.name} has the same stream"
+    if bool(parsed["redis_sentinels"]) != bool(parsed["redis_sentinel_master"]):
+        yield "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"
+    if bool(parsed["redis_tls_cert_file"]) != bool(parsed["redis_tls_key_file"]):
+        yield "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: give both or neither"
+    ways = [name for name in ("redis_url", "redis_socket", "redis_sentinels") if parsed[name]]
+    if len(ways) > 1:
+        yield f"{' and '.join(way.upper() for way in ways)}: give one of them"
+
+
+def template() -> str:
+    """The documented env file with every setting at its default, in the grammar that `load` reads."""
+    lines = [
+        "# HarvestBrain's settings, each at its default.",
+        "# NAME=value, without quotes and without comments behind the value.",
+    ]
+    section = ""
+    for variable in VARIABLES:
+        if variable.section != section:
+            section = variable.section
+            lines += ["", f"# --- {section} ---"]
+        lines += ["", f"# {variable.help}", f"# Accepted: {variable.accepts}.", f"{variable.name}={variable.default}"]
+    return "\n".join(lines) + "\n"
+
+
+def table() -> str:
+    """The settings as a Markdown table."""
+    rows = ["| setting | default | accepted | what it does |", "|---|---|---|---|"]
+    for variable in VARIABLES:
+        default = f"`{variable.default}`" if variable.default else ""
+        rows.append(f"| `{variable.name}` | {default} | {variable.accepts} | {variable.help} |")
+    return "\n".join(rows) + "\n"
+
+
+def in_force(loaded: Loaded) -> str:
+    """Every setting with its value and where that came from, in columns."""
+    width = max(len(name) + len(loaded.values[name]) for name in loaded.values) + 1
+    return "".join(
+        f"{f'{name}={value}'.ljust(width)}  {loaded.origins[name]}\n" for name, value in loaded.values.items()
+    )

