@@ -404,9 +404,7 @@ def load(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
         origins = dict.fromkeys(given, "environment")
     else:
         given, origins = _read_file(env_file, faults)
-    for name in given:
-        if name not in _BY_NAME and name not in RESERVED:
-            faults.append(_unknown(name, origins[name]))
+    faults += [_unknown(name, origins[name]) for name in given if name not in _BY_NAME and name not in RESERVED]
     namespace = given.get("HARVEST_NAMESPACE", DEFAULT_NAMESPACE)
     values: dict[str, str] = {}
     parsed: dict[str, Any] = {}

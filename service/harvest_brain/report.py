@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -78,7 +77,7 @@ class StatusFile:
         status.updated = time.time()
         draft = self._path.with_suffix(".tmp")
         draft.write_text(status.text())
-        os.replace(draft, self._path)
+        draft.replace(self._path)
 
 
 class JsonFormatter(logging.Formatter):

@@ -48,8 +48,8 @@ class Market(NamedTuple):
         """This memory after a believed `price` at `time_ms`."""
         bar = time_ms // bar_ms
         if bar == self.bar:
-            high = price if price > self.high else self.high
-            low = price if price < self.low else self.low
+            high = max(self.high, price)
+            low = min(self.low, price)
             return Market(price, None, bar, high, low, self.prev_close, self.average, self.ranges)
         if bar < self.bar:  # late: its bar is closed and stays so
             return self._replace(last=price, candidate=None)

@@ -30,10 +30,10 @@ def parse_decimal(text: str | int | Decimal) -> Decimal:
     """
     if isinstance(text, str) and _PLAIN_NUMBER.fullmatch(text):
         return Decimal(text)
+    # Decimal takes "1_000" and Arabic-Indic digits too; a price feed that sends those is broken.
+    if isinstance(text, str) and (not text.isascii() or "_" in text):
+        raise ValueError(f"{shorten(text)!r} is not a number")
     try:
-        # Decimal takes "1_000" and Arabic-Indic digits too; a price feed that sends those is broken.
-        if isinstance(text, str) and (not text.isascii() or "_" in text):
-            raise InvalidOperation
         value = Decimal(text)
     except InvalidOperation:
         raise ValueError(f"{shorten(str(text))!r} is not a number") from None

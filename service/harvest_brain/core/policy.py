@@ -10,11 +10,11 @@ Crossings are compared as `s * (price - average) >= level * r_unit`, never by di
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from harvest_brain.core.numbers import (
     BASIS_POINT,
@@ -64,9 +64,9 @@ class Terms:
     trail_atr_mult: Decimal = Decimal("2.0")
     trail_atr_period: int = 14
     trail_bar_ms: int = 60_000
-    stop_min_step_bps: Decimal = Decimal("5")
+    stop_min_step_bps: Decimal = Decimal(5)
     fallback_risk: Decimal = Decimal("0.02")
-    min_risk_bps: Decimal = Decimal("5")
+    min_risk_bps: Decimal = Decimal(5)
     qty_step: Decimal = Decimal("0.0001")
     price_tick: Decimal = Decimal("0.00000001")
     min_qty: Decimal = ZERO
@@ -90,7 +90,7 @@ class Policy:
     live: bool = False
     live_allow_fallback: bool = False
     fresh_ms: int = 30_000
-    max_jump_pct: Decimal = Decimal("20")
+    max_jump_pct: Decimal = Decimal(20)
     spot: bool = False
 
 
@@ -126,36 +126,44 @@ def _at_least(bound: Decimal, text: str, *, strictly: bool = False) -> Decimal:
     return value
 
 
+def _not_negative(text: str) -> Decimal:
+    return _at_least(ZERO, text)
+
+
+def _positive(text: str) -> Decimal:
+    return _at_least(ZERO, text, strictly=True)
+
+
+# The fields of a symbol's override hash: which of the terms each replaces, and how its text is read.
+_OVERRIDES: Mapping[str, tuple[str, Callable[[str], Decimal | tuple[Rung, ...]]]] = {
+    "ladder": ("ladder", parse_ladder),
+    "min_r": ("min_r", _not_negative),
+    "set_be_at_r": ("be_at_r", _not_negative),
+    "trail_atr_mult": ("trail_atr_mult", _not_negative),
+    "qty_step": ("qty_step", _positive),
+    "price_tick": ("price_tick", _positive),
+    "min_qty": ("min_qty", _not_negative),
+    "min_notional": ("min_notional", _not_negative),
+}
+
+
 def override_terms(terms: Terms, fields: Mapping[str, str]) -> tuple[Terms, tuple[str, ...]]:
     """The terms of a symbol whose override hash holds `fields`, and one sentence per refused field.
 
     A bad value refuses that field, never the rest.
     """
+    changes: dict[str, Any] = {}
     faults: list[str] = []
     for name, text in sorted(fields.items()):
+        if name not in _OVERRIDES:
+            faults.append(f"{shorten(name)}={shorten(text)!r}: no such override; there are {', '.join(_OVERRIDES)}")
+            continue
+        term, parse = _OVERRIDES[name]
         try:
-            match name:
-                case "ladder":
-                    terms = replace(terms, ladder=parse_ladder(text))
-                case "min_r":
-                    terms = replace(terms, min_r=_at_least(ZERO, text))
-                case "set_be_at_r":
-                    terms = replace(terms, be_at_r=_at_least(ZERO, text))
-                case "trail_atr_mult":
-                    terms = replace(terms, trail_atr_mult=_at_least(ZERO, text))
-                case "qty_step":
-                    terms = replace(terms, qty_step=_at_least(ZERO, text, strictly=True))
-                case "price_tick":
-                    terms = replace(terms, price_tick=_at_least(ZERO, text, strictly=True))
-                case "min_qty":
-                    terms = replace(terms, min_qty=_at_least(ZERO, text))
-                case "min_notional":
-                    terms = replace(terms, min_notional=_at_least(ZERO, text))
-                case _:
-                    raise ValueError("no such override")
+            changes[term] = parse(text)
         except ValueError as fault:
-            faults.append(f"{shorten(name)}={shorten(text)!r}: {fault}")
-    return terms, tuple(faults)
+            faults.append(f"{name}={shorten(text)!r}: {fault}")
+    return replace(terms, **changes), tuple(faults)
 
 
 class Risk(NamedTuple):

@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["demo"]:
-        from harvest_brain.ops import demo  # only the demo needs its exchange, its market and its picture
+        # Only the demo needs its exchange, its market and its picture.
+        from harvest_brain.ops import demo  # noqa: PLC0415
 
         return demo.main(arguments[1:])
     options = _parser().parse_args(arguments)

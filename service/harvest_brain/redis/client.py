@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 from redis import connection as wire
@@ -93,12 +93,10 @@ def make_connection(endpoint: Endpoint) -> Connection:
     """One connection object, not connected yet. With Sentinels the master is asked for now."""
     options = _options(endpoint)
     if endpoint.socket:
-        connection: Connection = _UNIX(path=endpoint.socket, **options)
-        return connection
+        return cast("Connection", _UNIX(path=endpoint.socket, **options))
     host, port = _address(endpoint)
     options |= {"host": host, "port": port, "socket_connect_timeout": endpoint.timeout_sec, "socket_keepalive": True}
-    connection = _TLS(**options, **_tls_options(endpoint)) if endpoint.tls else _TCP(**options)
-    return connection
+    return cast("Connection", _TLS(**options, **_tls_options(endpoint)) if endpoint.tls else _TCP(**options))
 
 
 def connect(endpoint: Endpoint) -> redis.Redis:

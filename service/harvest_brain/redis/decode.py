@@ -86,7 +86,7 @@ _MILLISECOND_DIGITS = 13  # from 2001 to 2286
 _LATEST_MS = 253_402_300_799_999  # 9999-12-31, the last day that can be written as ISO 8601
 
 
-class _Unusable(ValueError):
+class _UnusableError(ValueError):
     """Why an entry can't be used."""
 
 
@@ -94,7 +94,7 @@ def decode(entry_id: str, fields: list[bytes]) -> Event:
     """The event of an entry of the execution stream. `fields`: name, value, name, value, as Redis holds them."""
     try:
         return _event(entry_id, _document(fields))
-    except (_Unusable, ValueError, RecursionError) as fault:
+    except (_UnusableError, ValueError, RecursionError) as fault:
         return Malformed(entry_id, _reason(fault), tuple(fields))
 
 
@@ -108,7 +108,7 @@ def decode_market(entry_id: str, fields: list[bytes]) -> Price | Malformed:
         else:
             price = _price(document)
         return _priced(entry_id, document, price)
-    except (_Unusable, ValueError, RecursionError) as fault:
+    except (_UnusableError, ValueError, RecursionError) as fault:
         return Malformed(entry_id, _reason(fault), tuple(fields))
 
 
@@ -146,17 +146,17 @@ def _document(fields: list[bytes]) -> _Document:
     # Decoding all fields at once costs a third of decoding each; a field that holds the separator is no text anyway.
     joined = b"\0".join(fields)
     if len(joined) > MAX_ENTRY_BYTES + len(fields):
-        raise _Unusable(f"larger than {MAX_ENTRY_BYTES} bytes")
+        raise _UnusableError(f"larger than {MAX_ENTRY_BYTES} bytes")
     try:
         texts = joined.decode().split("\0") if fields else []
     except UnicodeDecodeError as fault:
-        raise _Unusable(f"not UTF-8: {fault.reason} at byte {fault.start}") from None
+        raise _UnusableError(f"not UTF-8: {fault.reason} at byte {fault.start}") from None
     if len(texts) != len(fields):
-        raise _Unusable("a field holds a zero byte")
+        raise _UnusableError("a field holds a zero byte")
     pairs = iter(texts)
     named: dict[str, Any] = dict(zip(pairs, pairs, strict=True))
     if len(named) * 2 != len(texts):
-        raise _Unusable("a field stands twice")
+        raise _UnusableError("a field stands twice")
     for carrier in ("payload", "data", "json"):
         if carrier in named:
             named = {**named, **_object(carrier, named[carrier])}
@@ -172,9 +172,9 @@ def _object(carrier: str, text: str) -> dict[str, Any]:
     try:
         value = _PARSER.decode(text)
     except (ValueError, RecursionError) as fault:
-        raise _Unusable(f"{carrier} is not JSON: {shorten(str(fault), 120)}") from None
+        raise _UnusableError(f"{carrier} is not JSON: {shorten(str(fault), 120)}") from None
     if not isinstance(value, dict):
-        raise _Unusable(f"{carrier} is not a JSON object but {shorten(text)!r}")
+        raise _UnusableError(f"{carrier} is not a JSON object but {shorten(text)!r}")
     return value
 
 
@@ -197,7 +197,7 @@ _PARSER = json.JSONDecoder(
 def _event(entry_id: str, document: _Document) -> Event:
     status = document.first(STATUS)
     if not isinstance(status, str):
-        raise _Unusable("no status")
+        raise _UnusableError("no status")
     status = status.strip().upper()
     if status == "PRICE_UPDATE":
         return _priced(entry_id, document, _price(document))
@@ -234,14 +234,14 @@ def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
             _DERIVED_QUANTITY, ROUND_DOWN, context=ARITHMETIC
         )
     else:
-        raise _Unusable("a fill without a quantity")
+        raise _UnusableError("a fill without a quantity")
     if qty <= 0:
-        raise _Unusable(f"quantity {qty} is not above 0")
+        raise _UnusableError(f"quantity {qty} is not above 0")
     stop = document.first(STOP)
     # A stop of 0 is how many producers say that there is none.
     stop = _number("stop", stop) if stop is not None else ZERO
     if stop < 0:
-        raise _Unusable(f"stop {stop} is below 0")
+        raise _UnusableError(f"stop {stop} is below 0")
     fee = document.first(FEE)
     return Fill(
         entry_id,
@@ -274,26 +274,26 @@ def _order(document: _Document) -> OrderRef:
 
 def _number(what: str, value: object) -> Decimal:
     if not isinstance(value, (str, Decimal)):
-        raise _Unusable(f"{what} {shorten(repr(value))} is not a number")
+        raise _UnusableError(f"{what} {shorten(repr(value))} is not a number")
     try:
         return parse_decimal(value.strip() if isinstance(value, str) else value)
     except ValueError as fault:
-        raise _Unusable(f"{what} {fault}") from None
+        raise _UnusableError(f"{what} {fault}") from None
 
 
 def _positive(what: str, value: object) -> Decimal:
     if value is None:
-        raise _Unusable(f"no {what}")
+        raise _UnusableError(f"no {what}")
     number = _number(what, value)
     if number <= 0:
-        raise _Unusable(f"{what} {number} is not above 0")
+        raise _UnusableError(f"{what} {number} is not above 0")
     return number
 
 
 def _side(value: object) -> Side:
     side = _SIDES.get(value.strip().upper()) if isinstance(value, str) else None
     if side is None:
-        raise _Unusable(
+        raise _UnusableError(
             "no side" if value is None else f"side {shorten(repr(value))} is none of BUY, LONG, SELL, SHORT"
         )
     return side
@@ -303,16 +303,16 @@ def _position_side(document: _Document) -> PositionSide:
     value = document.first(POSITION_SIDE) or ""
     side = _POSITION_SIDES.get(value.strip().upper()) if isinstance(value, str) else None
     if side is None:
-        raise _Unusable(f"position side {shorten(repr(value))} is none of NET, BOTH, LONG, SHORT")
+        raise _UnusableError(f"position side {shorten(repr(value))} is none of NET, BOTH, LONG, SHORT")
     return side
 
 
 def _name(what: str, value: object) -> str:
     if value is None:
-        raise _Unusable(f"no {what}")
+        raise _UnusableError(f"no {what}")
     text = value.strip() if isinstance(value, str) else str(value)
     if not _is_name(text):
-        raise _Unusable(f"{what} {shorten(repr(text))} is not a name of at most 64 letters, digits and . _ : / -")
+        raise _UnusableError(f"{what} {shorten(repr(text))} is not a name of at most 64 letters, digits and . _ : / -")
     return text
 
 
@@ -326,7 +326,7 @@ def _identifier(value: object) -> str:
         return ""
     text = value.strip() if isinstance(value, str) else format(value, "f") if isinstance(value, Decimal) else ""
     if not _IDENTIFIER.fullmatch(text):
-        raise _Unusable(f"identifier {shorten(repr(value))} is not 1 to 128 printable characters without spaces")
+        raise _UnusableError(f"identifier {shorten(repr(value))} is not 1 to 128 printable characters without spaces")
     return text
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from redis.exceptions import ConnectionError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 Argument = str | bytes | int
 Command = Sequence[Argument]
@@ -73,4 +74,4 @@ class RedisTransport:
     def _must_be_open(self) -> None:
         # redis-py would connect anew on the next command; a reply that is still owed would then be lost unnoticed.
         if not self._open:
-            raise ConnectionError("the connection to Redis was closed after an error")
+            raise RedisConnectionError("the connection to Redis was closed after an error")

@@ -62,7 +62,7 @@ class Operator(threading.Thread):
             self._stage.command("arm")
             self.switch = ""
             self._note(time.monotonic() - started, "harvest-brain arm: the kill-switch is lifted")
-        except Exception as error:  # told by the main thread, which ends the demo
+        except Exception as error:  # noqa: BLE001  # told by the main thread, which ends the demo
             self.error = error
 
     def _note(self, at: float, text: str) -> None:
@@ -76,8 +76,7 @@ def main(argv: list[str]) -> int:
     try:
         market = from_csv(options.trades, options.symbol, options.seconds) if options.trades else None
         market = market or seeded(options.seed, options.seconds)
-        if not options.picture.resolve().parent.is_dir() or options.picture.is_dir():
-            raise InputError(f"--picture {options.picture}: there is no such directory, or it is one")
+        _must_be_writable(options.picture)
     except InputError as fault:
         print(f"harvest-brain demo: {fault}", file=sys.stderr)
         return 2
@@ -99,13 +98,14 @@ def main(argv: list[str]) -> int:
     return 0 if all(check["ok"] for check in summary["checks"]) else 1
 
 
+def _must_be_writable(picture: Path) -> None:
+    if not picture.resolve().parent.is_dir() or picture.is_dir():
+        raise InputError(f"--picture {picture}: there is no such directory, or it is one")
+
+
 def _options(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="harvest-brain demo", description=__doc__.split("\n")[0].split(": ")[1]
-    )
-    parser.add_argument(
-        "--live", action="store_true", help="live mode, on the paper exchange (default: shadow)"
-    )
+    parser = argparse.ArgumentParser(prog="harvest-brain demo", description=__doc__.split("\n")[0].split(": ")[1])
+    parser.add_argument("--live", action="store_true", help="live mode, on the paper exchange (default: shadow)")
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the market and of the exchange (default 1)"
     )
@@ -115,12 +115,8 @@ def _options(argv: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="real trades instead: CSV (or .csv.gz) of timestamp, price, quantity",
     )
-    parser.add_argument(
-        "--symbol", default="TRADES", help="what to call the symbol of --trades (default TRADES)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=36, metavar="S", help="length of the market (default 36)"
-    )
+    parser.add_argument("--symbol", default="TRADES", help="what to call the symbol of --trades (default TRADES)")
+    parser.add_argument("--seconds", type=float, default=36, metavar="S", help="length of the market (default 36)")
     parser.add_argument(
         "--picture", type=Path, default=Path("harvest-brain-demo.svg"), metavar="FILE", help="SVG to write"
     )
@@ -139,9 +135,7 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _perform(
-    stage: Stage, market: Market, options: argparse.Namespace, screen: Screen
-) -> tuple[Summary, str]:
+def _perform(stage: Stage, market: Market, options: argparse.Namespace, screen: Screen) -> tuple[Summary, str]:
     """The run from the first price to the last answer."""
     stage.command("arm")  # in live mode nothing is published before somebody has said so
     db = stage.connect()
@@ -149,9 +143,7 @@ def _perform(
     exchange = Exchange(options.seed, market.qty_step, market.price_tick)
     venue = Venue(stage.connect(), NAMESPACE, market, options.seconds, exchange)
     operator = Operator(stage, ledger, options.seconds)
-    screen.say(
-        f"HarvestBrain demo, {'live' if options.live else 'shadow'}: {market.name}; {stage.server_name}"
-    )
+    screen.say(f"HarvestBrain demo, {'live' if options.live else 'shadow'}: {market.name}; {stage.server_name}")
     started = time.monotonic()
     venue.start()
     operator.start()
@@ -162,9 +154,7 @@ def _perform(
                 _sound(stage, venue, operator)
                 now = time.monotonic() - started
                 screen.show(
-                    Scene(
-                        options.live, stage.server_name, market.name, now, options.seconds, operator.switch
-                    ),
+                    Scene(options.live, stage.server_name, market.name, now, options.seconds, operator.switch),
                     ledger,
                 )
     finally:
@@ -202,9 +192,7 @@ def _sound(stage: Stage, venue: Venue, operator: Operator) -> None:
         if error is not None:
             raise StageError(f"the demo broke: {type(error).__name__}: {error}") from error
     if stage.daemon is not None and stage.daemon.poll() is not None:
-        raise StageError(
-            f"the daemon ended with {stage.daemon.returncode}; its log says:\n{stage.daemon_log(20)}"
-        )
+        raise StageError(f"the daemon ended with {stage.daemon.returncode}; its log says:\n{stage.daemon_log(20)}")
 
 
 def _server_ms(db: Any) -> int:
@@ -214,9 +202,7 @@ def _server_ms(db: Any) -> int:
 
 def _compare(db: Any, exchange: Exchange) -> list[str]:
     """Positions of which the daemon's state and the exchange don't tell the same size."""
-    stored = {
-        name: json.loads(text) for name, text in db.hgetall(STATE_KEY).items() if not name.startswith("_")
-    }
+    stored = {name: json.loads(text) for name, text in db.hgetall(STATE_KEY).items() if not name.startswith("_")}
     daemon = {name: Decimal(position["qty"]) for name, position in stored.items() if Decimal(position["qty"])}
     held = {symbol: holding.sign * holding.qty for symbol, holding in exchange.holdings.items()}
     return [

@@ -108,9 +108,7 @@ class Exchange:
             return
         yield order | {"status": "ACK"}
         due = now + self._rng.uniform(*WORK_SEC)
-        first = (
-            (qty * Decimal("0.6")).quantize(self._step, ROUND_DOWN) if outcome == "partial" else Decimal(0)
-        )
+        first = (qty * Decimal("0.6")).quantize(self._step, ROUND_DOWN) if outcome == "partial" else Decimal(0)
         if 0 < first < qty:
             self._work.append(Work(due, order, first, last=False))
             due += self._rng.uniform(*WORK_SEC)
@@ -185,17 +183,14 @@ class Venue(threading.Thread):
     def run(self) -> None:
         try:
             self._trade()
-        except Exception as error:  # told by the main thread, which ends the demo
+        except Exception as error:  # noqa: BLE001  # told by the main thread, which ends the demo
             self.error = error
 
     def _trade(self) -> None:
         exchange, started = self.exchange, time.monotonic()
         ticks, entries = list(reversed(self._market.ticks)), list(self._market.plans)
         exits = sorted(entries, key=lambda plan: plan.until)
-        while (
-            not self.halt.wait(PASS_SEC)
-            and (now := time.monotonic() - started) < self._seconds + AFTERMATH_SEC
-        ):
+        while not self.halt.wait(PASS_SEC) and (now := time.monotonic() - started) < self._seconds + AFTERMATH_SEC:
             pipe = self._db.pipeline(transaction=False)
             while ticks and ticks[-1].at <= now:
                 tick = ticks.pop()

@@ -156,7 +156,7 @@ class Ledger:
             elif stream == self.dead:
                 self.faults[READABLE].append(f"{at:.1f} s: {fields}")
             else:
-                self._output(at, stream, entry_id, body(fields))
+                self._output(at, entry_id, body(fields))
         return bool(batch)
 
     def last_output(self, db: Any) -> tuple[int, int]:
@@ -235,16 +235,14 @@ class Ledger:
         }[kind]
         self._say(at, symbol, "fill", f"{word} {number(qty)} at {number(price)}, {left}")
 
-    def _output(self, at: float, stream: str, entry_id: tuple[int, int], intent: dict[str, Any]) -> None:
+    def _output(self, at: float, entry_id: tuple[int, int], intent: dict[str, Any]) -> None:
         symbol, name, kind = intent["symbol"], intent["correlation_id"], intent["intent_type"]
         self.published.append((entry_id, name))
         if name in self._ids:
             self.faults[UNIQUE].append(name)
         self._ids.add(name)
         # An intent may cross the fill that closes its position; it belongs to the one it was decided for.
-        epoch = self.open.get(symbol) or next(
-            epoch for epoch in reversed(self.epochs) if epoch.symbol == symbol
-        )
+        epoch = self.open.get(symbol) or next(epoch for epoch in reversed(self.epochs) if epoch.symbol == symbol)
         if intent["side"] != ("SELL" if epoch.sign > 0 else "BUY") or intent["reduce_only"] not in (
             True,
             "true",
@@ -266,9 +264,7 @@ class Ledger:
         self._harvests[name] = epoch, harvest
         if abs(epoch.r(price) - r) > R_TOLERANCE:
             self.faults[SAME_R].append(f"{name}: published {r}, own {epoch.r(price):.3f}")
-        asked = sum(
-            (h.filled if h.state in ("rejected", "canceled") else h.qty for h in epoch.harvests), ZERO
-        )
+        asked = sum((h.filled if h.state in ("rejected", "canceled") else h.qty for h in epoch.harvests), ZERO)
         if asked > epoch.peak:
             self.faults[PEAK].append(f"{epoch.symbol}: {asked} of {epoch.peak}")
         verb = "suggests" if intent["intent_type"] == "HARVEST_PARTIAL" else "orders"

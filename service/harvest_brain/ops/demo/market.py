@@ -101,10 +101,10 @@ def seeded(seed: int, seconds: float) -> Market:
     ]
     end = CLOSING * seconds
     plans = (
-        Plan(0.05 * seconds, end, "ETHUSDT", "BUY", Decimal("1"), Decimal("0.02")),
-        Plan(0.08 * seconds, end, "SOLUSDT", "BUY", Decimal("12"), Decimal("0.02")),
+        Plan(0.05 * seconds, end, "ETHUSDT", "BUY", Decimal(1), Decimal("0.02")),
+        Plan(0.08 * seconds, end, "SOLUSDT", "BUY", Decimal(12), Decimal("0.02")),
         Plan(0.10 * seconds, end, "BTCUSDT", "SELL", Decimal("0.04"), Decimal("0.015")),
-        Plan(0.62 * seconds, end, "SOLUSDT", "SELL", Decimal("12"), Decimal("0.02")),
+        Plan(0.62 * seconds, end, "SOLUSDT", "SELL", Decimal(12), Decimal("0.02")),
     )
     ticks.sort(key=lambda tick: tick.at)
     return Market(f"seeded path, seed {seed}", "USDT", tuple(ticks), plans, Decimal("0.001"), cent)
@@ -137,9 +137,7 @@ def from_csv(path: Path, symbol: str, seconds: float) -> Market:
     """
     trades = sorted(_trades(path), key=lambda trade: trade[0])
     if len(trades) < MIN_TRADES:
-        raise InputError(
-            f"{path}: {len(trades)} trades are too few for a demo, at least {MIN_TRADES} are needed"
-        )
+        raise InputError(f"{path}: {len(trades)} trades are too few for a demo, at least {MIN_TRADES} are needed")
     prices = trades[:: math.ceil(len(trades) / (seconds * MAX_TICKS_PER_SEC))]
     ticks = tuple(Tick(n * seconds / len(prices), symbol, price) for n, (_, price, _) in enumerate(prices))
     price_tick = Decimal(1).scaleb(min(0, *(int(price.as_tuple().exponent) for _, price, _ in prices)))
@@ -149,9 +147,7 @@ def from_csv(path: Path, symbol: str, seconds: float) -> Market:
         Plan(start * seconds, end * seconds, symbol, side, qty, Decimal("0.02"))
         for start, end, side in ((0.04, 0.34, "BUY"), (0.38, 0.60, "SELL"), (0.64, CLOSING, "BUY"))
     )
-    return Market(
-        f"{path.name}, {len(trades)} trades", "quote currency", ticks, plans, qty / 1000, price_tick
-    )
+    return Market(f"{path.name}, {len(trades)} trades", "quote currency", ticks, plans, qty / 1000, price_tick)
 
 
 def _trades(path: Path) -> Iterator[tuple[float, Decimal, Decimal]]:
@@ -160,7 +156,7 @@ def _trades(path: Path) -> Iterator[tuple[float, Decimal, Decimal]]:
         with (
             gzip.open(path, "rt", encoding="utf-8", newline="")
             if path.suffix == ".gz"
-            else open(path, encoding="utf-8", newline="")
+            else path.open(encoding="utf-8", newline="")
         ) as file:
             rows = csv.reader(file)
             place = _columns(path, next(rows, []))

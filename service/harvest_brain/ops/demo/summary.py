@@ -40,17 +40,13 @@ def told(summary: Summary) -> str:
     ]
     rows = [(f"{p['symbol']} {p['side']} {p['peak']:g} at {p['entry']:g}", p) for p in summary["positions"]]
     for name, row in [*rows, ("all", summary)]:
-        cells = (
-            f"{_money(row[which]['quote'])} {row[which]['r']:+8.2f} R" for which in ("harvested", "held")
-        )
+        cells = (f"{_money(row[which]['quote'])} {row[which]['r']:+8.2f} R" for which in ("harvested", "held"))
         lines.append(f"{name:30}" + "".join(f"{cell:>24}" for cell in cells))
     if shadow:
         lines.append("Shadow: nothing was filled. 'If followed' is " + HYPOTHETICAL + ".")
         lines.append(f"{summary['intents']} suggested harvests, {summary['stop_moves']} suggested stop moves")
     else:
-        what = (
-            "{intents} harvest orders, {fills} fills ({partial_fills} of them partial), {rejects} rejected, "
-        )
+        what = "{intents} harvest orders, {fills} fills ({partial_fills} of them partial), {rejects} rejected, "
         lines.append((what + "{cancelled} cancelled, {stop_moves} stop moves").format(**summary))
     lines.append("")
     for check in summary["checks"]:

@@ -1,0 +1,60 @@
+# `make demo` shows it at work, `make test` checks it. Both set up what they need; `make help` lists the rest.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PROJECT = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
+PYTEST = $(BIN)/python -m pytest
+WORKERS ?= 2
+# Ansible and Molecule look for their own programs on PATH.
+export PATH := $(BIN):$(PATH)
+
+.PHONY: demo test lint unit integration containers bench lock help clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: $(VENV)/demo.installed ## the whole loop at work in under a minute; ARGS="--live", ARGS="--trades FILE"
+	@$(BIN)/harvest-brain demo $(ARGS)
+
+test: containers lint unit integration ## everything that continuous integration checks
+
+lint: $(VENV)/dev.installed ## style, types, import laws
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+
+unit: $(VENV)/dev.installed ## the rules, without Redis
+	$(PYTEST) tests/unit -n $(WORKERS) --cov --cov-report=term:skip-covered
+
+integration: $(VENV)/dev.installed containers ## the real daemon against a real Redis
+	$(PYTEST) tests/integration -n $(WORKERS)
+
+containers: $(VENV)/dev.installed ## the container engine and the images that tests need
+	@tests/containers/prepare.sh redis daemon
+
+bench: $(VENV)/dev.installed ## how fast it works off a backlog
+	$(BIN)/python -m tests.bench.backlog $(ARGS)
+
+lock: ## pin the dependencies anew, from pyproject.toml (needs uv)
+	requirements/lock.sh
+
+clean: ## remove what was set up
+	rm -rf $(VENV) .containers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found on PATH" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+		rm -rf $(VENV); \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && \
+		$(PYTHON) -m venv $(VENV); } || { echo "python3 can't make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/%.installed: requirements/%.txt pyproject.toml | $(VENV)/bin/python
+	@$(PIP_INSTALL) --require-hashes --requirement $<
+	@$(PROJECT)
+	@touch $@

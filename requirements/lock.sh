@@ -1,0 +1,17 @@
+#!/bin/sh
+# Pin every dependency, with hashes, from pyproject.toml. Run after changing it: `make lock`.
+set -eu
+cd "$(dirname "$0")/.."
+compile() {
+    name=$1
+    shift
+    uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+        "$@" --output-file "requirements/$name.txt"
+}
+compile runtime
+compile demo --extra demo --group build --constraint requirements/runtime.txt
+compile dev --extra demo --group build --group test --group lint --constraint requirements/demo.txt
+compile deploy --group deploy --constraint requirements/dev.txt
+compile extras --extra demo --group build --group test --group mutation --group fuzz --constraint requirements/dev.txt
+compile oracle --extra demo --group build --group test --group oracle --constraint requirements/dev.txt
