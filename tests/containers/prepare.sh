@@ -14,6 +14,7 @@ cd "$(dirname "$0")/../.."
 here=tests/containers
 out=.containers
 label=harvest-brain.inputs
+tag=${TEST_IMAGE_TAG:-test} # two checkouts on one machine can keep their images apart
 wanted=${*:-redis daemon}
 mkdir -p "$out"
 env_file=$out/env.new
@@ -142,20 +143,20 @@ for name in $wanted; do
     case $name in
     redis)
         base_of debian:bookworm-slim bookworm localhost/python:3.11-bookworm ca-certificates,python3,python3-pip,python3-venv
-        build localhost/harvest-brain-redis:test "$base" "$here/redis.Dockerfile" "$here" "$here/redis-entrypoint.sh"
-        note TEST_IMAGE_REDIS localhost/harvest-brain-redis:test
+        build localhost/harvest-brain-redis:$tag "$base" "$here/redis.Dockerfile" "$here" "$here/redis-entrypoint.sh"
+        note TEST_IMAGE_REDIS localhost/harvest-brain-redis:$tag
         ;;
     daemon)
         python_base
-        build localhost/harvest-brain:test "$base" Dockerfile . \
+        build localhost/harvest-brain:$tag "$base" Dockerfile . \
             $(git ls-files --cached --others --exclude-standard service requirements/runtime.txt pyproject.toml | sort)
-        note TEST_IMAGE_DAEMON localhost/harvest-brain:test
+        note TEST_IMAGE_DAEMON localhost/harvest-brain:$tag
         ;;
     debian12 | debian13)
         case $name in debian12) suite=bookworm ;; *) suite=trixie ;; esac
         base_of "debian:$suite-slim" "$suite" "localhost/debian:$suite" ca-certificates
-        build "localhost/harvest-brain-host:$name" "$base" "$here/host.Dockerfile" "$here"
-        note "TEST_IMAGE_HOST_$(echo "$name" | tr a-z A-Z)" "localhost/harvest-brain-host:$name"
+        build "localhost/harvest-brain-host-$name:$tag" "$base" "$here/host.Dockerfile" "$here"
+        note "TEST_IMAGE_HOST_$(echo "$name" | tr a-z A-Z)" "localhost/harvest-brain-host-$name:$tag"
         ;;
     *)
         say "unknown image $name; there are redis, daemon, debian12, debian13"
