@@ -234,7 +234,10 @@ class Store:
 
     def _create_group(self) -> None:
         try:
-            self._call("XGROUP", "CREATE", self._names.executions, self._names.group, self.cursor, "MKSTREAM")
+            self._call(
+                *("XGROUP", "CREATE", self._names.executions, self._names.group, self.cursor),
+                *("MKSTREAM", "ENTRIESREAD", self.meta.entries_read),
+            )
         except ResponseError as fault:
             if not str(fault).startswith("BUSYGROUP"):
                 raise
