@@ -18,7 +18,8 @@ tag=${TEST_IMAGE_TAG:-test} # two checkouts on one machine can keep their images
 wanted=${*:-redis daemon}
 mkdir -p "$out"
 env_file=$out/env.new
-: >"$env_file"
+# What an earlier call made ready stays noted.
+sed -n '/^TEST_IMAGE_/p' "$out/env" >"$env_file" 2>/dev/null || : >"$env_file"
 
 say() { printf 'containers: %s\n' "$*" >&2; }
 
@@ -81,7 +82,7 @@ hash_of() { cat "$@" | sha256sum | cut -c1-12; }
 # A base made from packages: the suite, and the packages it holds beside apt.
 bootstrap() {
     suite=$1 image=$2 packages=$3
-    inputs=$(printf '%s %s' "$packages" "$(hash_of "$here/prepare.sh")")
+    inputs="$suite $packages"
     is_made "$image" "$inputs" && return 0
     command -v mmdebstrap >/dev/null || install_packages mmdebstrap || give_up "apt could not install mmdebstrap"
     say "making $image from the packages of Debian $suite"
@@ -133,28 +134,31 @@ build() {
     }
 }
 
-note() { printf '%s=%s\n' "$1" "$2" >>"$env_file"; }
-
-python_base() {
-    base_of python:3.12-slim-bookworm bookworm localhost/python:3.11-bookworm ca-certificates,python3,python3-pip,python3-venv
+note() {
+    sed -i "/^$1=/d" "$env_file"
+    printf '%s=%s\n' "$1" "$2" >>"$env_file"
 }
+
+python=ca-certificates,python3,python3-pip,python3-venv
 
 for name in $wanted; do
     case $name in
     redis)
-        base_of debian:bookworm-slim bookworm localhost/python:3.11-bookworm ca-certificates,python3,python3-pip,python3-venv
+        base_of debian:bookworm-slim bookworm localhost/python:3.11-bookworm $python
         build localhost/harvest-brain-redis:$tag "$base" "$here/redis.Dockerfile" "$here" "$here/redis-entrypoint.sh"
         note TEST_IMAGE_REDIS localhost/harvest-brain-redis:$tag
         ;;
     daemon)
-        python_base
+        base_of python:3.12-slim-bookworm bookworm localhost/python:3.11-bookworm $python
         build localhost/harvest-brain:$tag "$base" Dockerfile . \
             $(git ls-files --cached --others --exclude-standard service requirements/runtime.txt pyproject.toml | sort)
         note TEST_IMAGE_DAEMON localhost/harvest-brain:$tag
         ;;
     debian12 | debian13)
-        case $name in debian12) suite=bookworm ;; *) suite=trixie ;; esac
-        base_of "debian:$suite-slim" "$suite" "localhost/debian:$suite" ca-certificates
+        case $name in
+        debian12) base_of debian:bookworm-slim bookworm localhost/python:3.11-bookworm $python ;;
+        debian13) base_of debian:trixie-slim trixie localhost/debian:trixie ca-certificates ;;
+        esac
         build "localhost/harvest-brain-host-$name:$tag" "$base" "$here/host.Dockerfile" "$here"
         note "TEST_IMAGE_HOST_$(echo "$name" | tr a-z A-Z)" "localhost/harvest-brain-host-$name:$tag"
         ;;
