@@ -2,7 +2,8 @@
 
 Shapes: flat fields; `payload`, `data` or `json` holding one JSON object, maybe with a nested `signal` that holds symbol
 and side. Names that mean the same are listed below; the first one that is present and not empty wins, matched
-exactly and then without regard to case.
+exactly and then without regard to case. What the message itself says comes before what a `signal` in it says, and that
+before the envelope: the envelope's time is when the message was sent on, which says nothing of how old a price is.
 
 Nothing raises: what can't be used comes back as `Malformed` with a reason that names the value.
 """
@@ -13,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any, NoReturn
 
@@ -29,14 +30,14 @@ from harvest_brain.core.events import (
     Price,
     Side,
 )
-from harvest_brain.core.numbers import ARITHMETIC, ZERO, parse_decimal, shorten
+from harvest_brain.core.numbers import ARITHMETIC, MAX_INTEGER_DIGITS, ZERO, parse_decimal, shorten
 
 MAX_ENTRY_BYTES = 64 * 1024
 
 SIDE = ("side", "action")
 QUANTITY = ("qty", "quantity", "filled_qty", "executed_qty", "filled_quantity")
 PRICE = ("price", "avg_price", "fill_price", "filled_price", "current_price")
-FILL_PRICE = (*PRICE, "entry_price")
+ENTRY_PRICE = ("entry_price",)
 NOTIONAL = ("position_size_usd",)
 STOP = ("stop_loss", "sl", "stop")
 FILL_ID = ("fill_id", "trade_id", "exec_id")
@@ -44,7 +45,8 @@ ORDER_ID = ("order_id", "orderId")
 CLIENT_ORDER_ID = ("client_order_id", "clientOrderId")
 CORRELATION_ID = ("correlation_id",)
 TIME = ("timestamp", "ts")
-FEE = ("fee", "fee_usd", "commission")
+FEE_USD = ("fee_usd",)
+FEE = ("fee", *FEE_USD, "commission")
 FEE_ASSET = ("fee_asset",)
 CUMULATIVE = ("cum_qty", "cumulative_qty")
 ACCOUNT = ("account", "account_id")
@@ -56,15 +58,14 @@ BID, ASK = ("bid",), ("ask",)
 _KNOWN_NAMES = frozenset(
     name
     for names in (
-        *(SIDE, QUANTITY, FILL_PRICE, NOTIONAL, STOP, FILL_ID, ORDER_ID, CLIENT_ORDER_ID, CORRELATION_ID, TIME, FEE),
-        *(FEE_ASSET, CUMULATIVE, ACCOUNT, POSITION_SIDE, SYMBOL, STATUS, BID, ASK),
+        *(SIDE, QUANTITY, PRICE, ENTRY_PRICE, NOTIONAL, STOP, FILL_ID, ORDER_ID, CLIENT_ORDER_ID, CORRELATION_ID, TIME),
+        *(FEE, FEE_ASSET, CUMULATIVE, ACCOUNT, POSITION_SIDE, SYMBOL, STATUS, BID, ASK),
     )
     for name in names
 )
 
 _SIDES = {"BUY": Side.BUY, "LONG": Side.BUY, "SELL": Side.SELL, "SHORT": Side.SELL}
 _POSITION_SIDES = {
-    "": PositionSide.NET,
     "NET": PositionSide.NET,
     "BOTH": PositionSide.NET,
     "LONG": PositionSide.LONG,
@@ -78,6 +79,7 @@ NOTED = frozenset({"NEW", "ACK", "ACCEPTED", "SUBMITTED"})
 # Symbols and accounts become parts of key names and of the state's fields, where `|` separates and `_` leads our own.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,63}")
 _IDENTIFIER = re.compile(r"[!-~]{1,128}")
+_MAX_DIGITS = 128  # of a number that serves as a name
 _STATUS = re.compile(r"[A-Z][A-Z0-9_ -]{0,39}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -104,7 +106,7 @@ def decode_market(entry_id: str, fields: list[bytes]) -> Price | Malformed:
         document = _document(fields)
         bid, ask = document.first(BID), document.first(ASK)
         if document.first(PRICE) is None and bid is not None and ask is not None:
-            price = ARITHMETIC.divide(_positive("bid", bid) + _positive("ask", ask), Decimal(2))
+            price = ARITHMETIC.divide(ARITHMETIC.add(_positive("bid", bid), _positive("ask", ask)), Decimal(2))
         else:
             price = _price(document)
         return _priced(entry_id, document, price)
@@ -118,15 +120,20 @@ def arrival_ms(entry_id: str) -> int:
 
 
 class _Document:
-    """The fields of an entry by name, with the fall-back to names without regard to case."""
+    """The fields of a message by name, with the fall-back to names without regard to case, and then to what is
+    `around` it."""
 
-    __slots__ = ("_folded", "_named")
+    __slots__ = ("_around", "_folded", "_named")
 
-    def __init__(self, named: Mapping[str, Any]) -> None:
+    def __init__(self, named: Mapping[str, Any], around: _Document | None = None) -> None:
         self._named = named
-        self._folded: Mapping[str, Any] | None = None
+        self._around = around
+        self._folded: dict[str, Any] | None = None
         if not named.keys() <= _KNOWN_NAMES:
-            self._folded = {name.lower(): value for name, value in named.items()}
+            self._folded = {}
+            for name, value in named.items():
+                if value is not None and value != "":
+                    self._folded.setdefault(name.lower(), value)
 
     def first(self, names: tuple[str, ...]) -> Any:
         """The first value present and not empty under one of `names`, or None."""
@@ -137,15 +144,15 @@ class _Document:
         if self._folded is not None:
             for name in names:
                 value = self._folded.get(name.lower())
-                if value is not None and value != "":
+                if value is not None:
                     return value
-        return None
+        return None if self._around is None else self._around.first(names)
 
 
 def _document(fields: list[bytes]) -> _Document:
     # Decoding all fields at once costs a third of decoding each; a field that holds the separator is no text anyway.
     joined = b"\0".join(fields)
-    if len(joined) > MAX_ENTRY_BYTES + len(fields):
+    if len(joined) >= MAX_ENTRY_BYTES + len(fields):  # the separators are one fewer than the fields
         raise _UnusableError(f"larger than {MAX_ENTRY_BYTES} bytes")
     try:
         texts = joined.decode().split("\0") if fields else []
@@ -159,18 +166,18 @@ def _document(fields: list[bytes]) -> _Document:
         raise _UnusableError("a field stands twice")
     for carrier in ("payload", "data", "json"):
         if carrier in named:
-            named = {**named, **_object(carrier, named[carrier])}
-            del named[carrier]
-            break
-    signal = named.get("signal")
-    if isinstance(signal, dict):
-        named = {**signal, **{name: value for name, value in named.items() if value not in (None, "")}}
+            message = _object(carrier, named.pop(carrier))
+            around = _Document(named) if named else None
+            signal = message.get("signal")
+            return _Document(message, _Document(signal, around) if isinstance(signal, dict) else around)
     return _Document(named)
 
 
 def _object(carrier: str, text: str) -> dict[str, Any]:
     try:
         value = _PARSER.decode(text)
+    except InvalidOperation:
+        raise _UnusableError(f"{carrier} holds a number with an impossible exponent: {shorten(text)!r}") from None
     except (ValueError, RecursionError) as fault:
         raise _UnusableError(f"{carrier} is not JSON: {shorten(str(fault), 120)}") from None
     if not isinstance(value, dict):
@@ -197,7 +204,7 @@ _PARSER = json.JSONDecoder(
 def _event(entry_id: str, document: _Document) -> Event:
     status = document.first(STATUS)
     if not isinstance(status, str):
-        raise _UnusableError("no status")
+        raise _UnusableError("no status" if status is None else f"status {shorten(repr(status))} is not a text")
     status = status.strip().upper()
     if status == "PRICE_UPDATE":
         return _priced(entry_id, document, _price(document))
@@ -219,7 +226,8 @@ def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
     symbol = _name("symbol", document.first(SYMBOL))
     account = document.first(ACCOUNT)
     side = _side(document.first(SIDE))
-    price = _positive("price", document.first(FILL_PRICE))
+    price = document.first(PRICE)
+    price = _positive("price", document.first(ENTRY_PRICE) if price is None else price)
     cumulative = document.first(CUMULATIVE)
     if cumulative is not None:
         cumulative = _positive("cumulative quantity", cumulative)
@@ -230,19 +238,15 @@ def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
     elif cumulative is not None:
         qty = cumulative
     elif notional is not None:
-        qty = ARITHMETIC.divide(_positive("position_size_usd", notional), price).quantize(
-            _DERIVED_QUANTITY, ROUND_DOWN, context=ARITHMETIC
-        )
+        qty = _derived(_positive("position_size_usd", notional), price)
     else:
         raise _UnusableError("a fill without a quantity")
-    if qty <= 0:
-        raise _UnusableError(f"quantity {qty} is not above 0")
     stop = document.first(STOP)
     # A stop of 0 is how many producers say that there is none.
     stop = _number("stop", stop) if stop is not None else ZERO
     if stop < 0:
         raise _UnusableError(f"stop {stop} is below 0")
-    fee = document.first(FEE)
+    fee, fee_asset = _fee(document)
     return Fill(
         entry_id,
         _time(entry_id, document),
@@ -254,10 +258,27 @@ def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
         _order(document),
         _identifier(document.first(FILL_ID)),
         stop or None,
-        _number("fee", fee) if fee is not None else ZERO,
-        _identifier(document.first(FEE_ASSET)),
+        fee,
+        fee_asset,
         cumulative,
     )
+
+
+def _derived(notional: Decimal, price: Decimal) -> Decimal:
+    """The quantity whose value is `notional` at `price`, cut to 18 places."""
+    quantity = ARITHMETIC.divide(notional, price)
+    if quantity < 10**MAX_INTEGER_DIGITS:
+        quantity = quantity.quantize(_DERIVED_QUANTITY, ROUND_DOWN, context=ARITHMETIC)
+    return _positive("position_size_usd / price", quantity)
+
+
+def _fee(document: _Document) -> tuple[Decimal, str]:
+    """A fill's fee and the asset it was paid in; what is called `fee_usd` is dollars, whatever asset stands beside."""
+    fee = document.first(FEE)
+    if fee is None:
+        return ZERO, ""
+    in_usd = document.first(("fee",)) is None and document.first(FEE_USD) is not None
+    return _number("fee", fee), "USD" if in_usd else _identifier(document.first(FEE_ASSET))
 
 
 def _price(document: _Document) -> Decimal:
@@ -300,7 +321,9 @@ def _side(value: object) -> Side:
 
 
 def _position_side(document: _Document) -> PositionSide:
-    value = document.first(POSITION_SIDE) or ""
+    value = document.first(POSITION_SIDE)
+    if value is None:
+        return PositionSide.NET
     side = _POSITION_SIDES.get(value.strip().upper()) if isinstance(value, str) else None
     if side is None:
         raise _UnusableError(f"position side {shorten(repr(value))} is none of NET, BOTH, LONG, SHORT")
@@ -310,10 +333,18 @@ def _position_side(document: _Document) -> PositionSide:
 def _name(what: str, value: object) -> str:
     if value is None:
         raise _UnusableError(f"no {what}")
-    text = value.strip() if isinstance(value, str) else str(value)
+    text = _text(value)
     if not _is_name(text):
-        raise _UnusableError(f"{what} {shorten(repr(text))} is not a name of at most 64 letters, digits and . _ : / -")
+        raise _UnusableError(f"{what} {shorten(repr(value))} is not a name of at most 64 letters, digits and . _ : / -")
     return text
+
+
+def _text(value: object) -> str:
+    """A name as text; producers that keep theirs as numbers send the digits."""
+    if isinstance(value, str):
+        return value.strip()
+    is_name = isinstance(value, Decimal) and abs(value.adjusted()) < _MAX_DIGITS
+    return format(value, "f") if is_name else ""
 
 
 @lru_cache(maxsize=4096)  # the same symbols come again and again
@@ -324,7 +355,7 @@ def _is_name(text: str) -> bool:
 def _identifier(value: object) -> str:
     if value is None:
         return ""
-    text = value.strip() if isinstance(value, str) else format(value, "f") if isinstance(value, Decimal) else ""
+    text = _text(value)
     if not _IDENTIFIER.fullmatch(text):
         raise _UnusableError(f"identifier {shorten(repr(value))} is not 1 to 128 printable characters without spaces")
     return text
@@ -335,8 +366,10 @@ def _time(entry_id: str, document: _Document) -> int:
     value = document.first(TIME)
     if value is None:
         return arrival_ms(entry_id)
-    if isinstance(value, str) and len(value) == _MILLISECOND_DIGITS and value.isdecimal():
-        return int(value)
+    if isinstance(value, str):
+        value = value.strip()
+        if len(value) == _MILLISECOND_DIGITS and value.isascii() and value.isdecimal():
+            return int(value)
     try:
         if isinstance(value, Decimal) or value.replace(".", "", 1).isdecimal():
             number = parse_decimal(value)
