@@ -119,7 +119,9 @@ def test_every_carrier_reads_like_flat_fields(carrier: str) -> None:
 
 
 def test_json_numbers_are_read_exactly() -> None:
-    fill = the_fill(decode(ENTRY_ID, [b"json", json.dumps(FILL).replace('"1.0"', "0.10000000000000000000001").encode()]))
+    fill = the_fill(
+        decode(ENTRY_ID, [b"json", json.dumps(FILL).replace('"1.0"', "0.10000000000000000000001").encode()])
+    )
     assert fill.qty == Decimal("0.10000000000000000000001")
 
 

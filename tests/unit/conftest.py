@@ -1,0 +1,6 @@
+"""Property tests have no deadline for each example: a machine may be many times slower than the one they were made on."""
+
+from hypothesis import settings
+
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
