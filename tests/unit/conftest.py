@@ -1,4 +1,4 @@
-"""Property tests have no deadline for each example: a machine may be many times slower than the one they were made on."""
+"""Property tests have no deadline for each example: a machine may be many times slower than theirs."""
 
 from hypothesis import settings
 
