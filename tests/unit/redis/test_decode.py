@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import time
+import tracemalloc
 from decimal import Decimal
 
 import pytest
@@ -95,10 +97,12 @@ def test_incident_01_a_payload_in_its_envelope_is_a_fill() -> None:
 
 def test_incident_01_data_with_an_action_a_value_and_an_entry_price_is_a_fill() -> None:
     sample = (
-        '{"symbol":"ETHUSDT","action":"BUY","entry_price":2500,"position_size_usd":2500,"confidence":0.71,"leverage":2,'
-        '"status":"filled","timestamp":"2026-01-18T11:59:58.120000"}'
+        '{"symbol":"ETHUSDT","action":"BUY","entry_price":2500.0,"position_size_usd":2500,"leverage":2.0,'
+        '"timestamp":"2026-01-18T11:59:58.120000Z","order_id":"8389765512345678901","status":"filled",'
+        '"slippage_pct":0.01,"fee_usd":1.25}'
     )
     fill = the_fill(decode(ENTRY_ID, [b"data", sample.encode()]))
+    assert (fill.order.order_id, fill.fee, fill.fee_asset) == ("8389765512345678901", Decimal("1.25"), "USD")
     assert (fill.side, fill.qty, fill.price, fill.complete) == (Side.BUY, Decimal(1), Decimal(2500), True)
     assert fill.time_ms == ARRIVED_MS - 1880
 
@@ -328,10 +332,22 @@ def test_a_status_that_is_no_word_is_passed_over_without_its_text() -> None:
         (1768737601, ARRIVED_MS + 1000),
         (1768737601.5, ARRIVED_MS + 1500),
         (1768737601500, ARRIVED_MS + 1500),
+        (99_999_999_999, 99_999_999_999_000),
+        (100_000_000_000, 100_000_000_000),
     ],
 )
 def test_a_time_is_iso_8601_or_seconds_or_milliseconds(value: object, time_ms: int) -> None:
     assert the_fill(fill_with(timestamp=value)).time_ms == time_ms
+
+
+def test_a_time_without_a_zone_is_utc_wherever_the_daemon_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert the_fill(fill_with(timestamp="2026-01-18T12:00:00")).time_ms == ARRIVED_MS
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(
@@ -450,8 +466,15 @@ def test_a_value_too_large_for_its_price_is_a_dead_letter() -> None:
 
 
 def test_an_id_with_a_huge_exponent_is_refused_without_being_written_out() -> None:
-    event = decode(ENTRY_ID, [b"json", json.dumps(FILL).replace('"BUY"', '"BUY","order_id":1e999999999').encode()])
-    assert reason(event).startswith("identifier Decimal('1E+999999999') is not 1 to 128 printable characters")
+    fields = [b"json", json.dumps(FILL).replace('"BUY"', '"BUY","order_id":1e9999999').encode()]
+    tracemalloc.start()
+    try:
+        event = decode(ENTRY_ID, fields)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert reason(event).startswith("identifier Decimal('1E+9999999') is not 1 to 128 printable characters")
+    assert peak < 1_000_000
 
 
 def test_an_entry_may_have_64_kib_and_not_a_byte_more() -> None:
