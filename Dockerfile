@@ -4,14 +4,26 @@
 #   docker run --read-only --tmpfs /run/harvest-brain:uid=10001 -e REDIS_HOST=redis harvest-brain
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
+# The wheels, and all that a host needs: what `make bundle` makes, byte for byte.
+FROM ${BASE_IMAGE} AS wheels
+COPY requirements/build.txt /source/requirements/
+RUN python3 -m venv /tools \
+    && /tools/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
+        --require-hashes --requirement /source/requirements/build.txt
+COPY . /source
+RUN /tools/bin/python3 -B /source/tools/bundle.py --out /dist
+
+# docker build --target bundle --output dist .    (docs/harvestctl.md says how without BuildKit)
+FROM scratch AS bundle
+COPY --from=wheels /dist /
+
+# The image is installed from that bundle, as a host is: without network, each wheel by its hash.
 FROM ${BASE_IMAGE} AS build
-COPY requirements/runtime.txt /build/requirements/
+COPY --from=wheels /dist /dist
 RUN python3 -m venv /opt/harvest-brain \
-    && /opt/harvest-brain/bin/pip install --no-cache-dir --disable-pip-version-check --only-binary :all: \
-        --require-hashes --requirement /build/requirements/runtime.txt
-COPY service /build/service
-# The package is plain files; compiled once here, since the root file system is read-only where it runs.
-RUN cp -r /build/service/harvest_brain "$(/opt/harvest-brain/bin/python3 -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+    && cd /dist/harvest-brain-*/ \
+    && /opt/harvest-brain/bin/pip install --no-cache-dir --disable-pip-version-check --no-index --find-links wheelhouse \
+        --only-binary :all: --require-hashes --requirement requirements.txt \
     && /opt/harvest-brain/bin/python3 -m compileall -q /opt/harvest-brain/lib \
     && /opt/harvest-brain/bin/python3 -m pip uninstall -qy pip setuptools
 

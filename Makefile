@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint unit integration containers bench lock help clean
+.PHONY: demo test lint unit integration containers bundle bench lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -37,6 +37,9 @@ integration: $(VENV)/dev.installed containers ## the real daemon against a real 
 
 containers: $(VENV)/dev.installed ## the container engine and the images that tests need
 	@tests/containers/prepare.sh redis daemon
+
+bundle: $(VENV)/build.installed ## what a host needs, in dist/: the same bytes every time
+	@$(BIN)/python tools/bundle.py
 
 bench: $(VENV)/dev.installed ## how fast it works off a backlog
 	$(BIN)/python -m tests.bench.backlog $(ARGS)

@@ -10,7 +10,8 @@ compile() {
         "$@" --output-file "requirements/$name.txt"
 }
 compile runtime
-compile demo --extra demo --group build --constraint requirements/runtime.txt
+compile build --group build --constraint requirements/runtime.txt
+compile demo --extra demo --group build --constraint requirements/build.txt
 compile dev --extra demo --group build --group test --group lint --constraint requirements/demo.txt
 compile deploy --group deploy --constraint requirements/dev.txt
 compile extras --extra demo --group build --group test --group mutation --group fuzz --constraint requirements/dev.txt

@@ -151,7 +151,8 @@ for name in $wanted; do
     daemon)
         base_of python:3.12-slim-bookworm bookworm localhost/python:3.11-bookworm $python
         build localhost/harvest-brain:$tag "$base" Dockerfile . \
-            $(git ls-files --cached --others --exclude-standard service requirements/runtime.txt pyproject.toml | sort)
+            $(git ls-files --cached --others --exclude-standard service requirements roles/*/files tools \
+                LICENSE README.md harvest-brain.env.example pyproject.toml .dockerignore | sort)
         note TEST_IMAGE_DAEMON localhost/harvest-brain:$tag
         ;;
     debian12 | debian13)

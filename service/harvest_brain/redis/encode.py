@@ -20,7 +20,9 @@ from harvest_brain.core.numbers import plain
 from harvest_brain.core.policy import Dust, Rung, RungState, Terms
 from harvest_brain.core.position import Epoch, Position, Reservation, ReservationState
 
+# What is written, and what can be read: a host goes only to a release that can read what is stored.
 SCHEMA = 1
+READABLE_SCHEMAS = (SCHEMA,)
 SOURCE = "harvest_brain"
 LIVE_HARVEST = "REDUCE_ONLY"
 META_FIELD = "_meta"
@@ -138,8 +140,9 @@ def meta_text(meta: Meta) -> str:
 def parse_meta(text: str) -> Meta:
     """Raises `ValueError` for a state of another schema version."""
     raw = json.loads(text)
-    if raw.get("schema") != SCHEMA:
-        raise ValueError(f"the stored state has schema {raw.get('schema')!r}, this release reads {SCHEMA}")
+    if raw.get("schema") not in READABLE_SCHEMAS:
+        reads = ", ".join(map(str, READABLE_SCHEMAS))
+        raise ValueError(f"the stored state has schema {raw.get('schema')!r}, this release reads {reads}")
     waiting = tuple(
         Waiting(Key(account, symbol, PositionSide(side)), since_ms)
         for account, symbol, side, since_ms in raw["waiting"]
