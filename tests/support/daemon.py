@@ -76,14 +76,14 @@ class DaemonProcess:
 
         def seen() -> dict[str, Any]:
             if not self.is_running:
-                raise AssertionError(f"the daemon ended with {self.process.returncode}; its log says:\n{self.log()}")
+                raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self._end_of_log()}")
             status = self.status()
             return status if all(status.get(name) == value for name, value in wanted.items()) else {}
 
         try:
             return wait_until(seen, timeout, what=f"a daemon with {wanted}")
         except AssertionError as fault:
-            raise AssertionError(f"{fault}\nstatus: {self.status()}\nlog:\n{self.log()}") from None
+            raise AssertionError(f"{fault}\nstatus: {self.status()}\nlog:\n{self._end_of_log()}") from None
 
     def wait_ready(self) -> dict[str, Any]:
         """Its status, as soon as it leads or stands by."""
@@ -92,6 +92,9 @@ class DaemonProcess:
     def log(self) -> str:
         """All that it wrote to stderr, over all its starts."""
         return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def _end_of_log(self) -> str:
+        return "\n".join(self.log().splitlines()[-40:])
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -108,7 +111,7 @@ class DaemonProcess:
         """SIGTERM, as systemd does it: it ends in order."""
         self.process.terminate()
         code = self.process.wait(PATIENCE_SEC)
-        assert code == 0, f"exit code {code} after SIGTERM; the log says:\n{self.log()}"
+        assert code == 0, f"exit code {code} after SIGTERM:\n{self._end_of_log()}"
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -140,7 +143,7 @@ class DaemonProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is not None:
-            print(f"--- log of the daemon ({self.settings}) ---\n{self.log()}", file=sys.stderr)
+            print(f"--- the daemon with {self.settings} ---\n{self._end_of_log()}", file=sys.stderr)
         self.discard()
 
 

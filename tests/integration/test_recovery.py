@@ -1,0 +1,182 @@
+"""Killed, stopped, frozen, doubled: nothing is lost and nothing comes twice.
+
+The measure is the pure core's own result over the whole stream, byte for byte and in order.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from tests.support.daemon import DaemonProcess, StartDaemon
+from tests.support.reference import OPEN_GATES, actual, expected, story
+from tests.support.server import RedisServer
+from tests.support.waiting import stays, wait_until
+from tests.support.wire import EXECUTIONS, KILL, LEASE, STATE, feed, fill, group_of, harvests, is_caught_up, tick
+
+from harvest_brain.config import load
+from harvest_brain.core.policy import Policy
+
+LENGTH = 6000
+modes = pytest.mark.parametrize("mode", ["shadow", "live"])
+
+
+def settings_of(mode: str) -> dict[str, str]:
+    """Small batches, so that a backlog takes a while, and a lease that ends soon."""
+    return {**OPEN_GATES, "HARVEST_MODE": mode, "HARVEST_BATCH_SIZE": "3", "HARVEST_LEASE_SEC": "2"}
+
+
+def policy_of(settings: dict[str, str]) -> Policy:
+    return load(None, settings).settings.policy()
+
+
+def write(redis: Any, entries: Iterable[dict[str, str]]) -> None:
+    pipeline = redis.pipeline(transaction=False)
+    for entry in entries:
+        pipeline.xadd(EXECUTIONS, entry)
+    pipeline.execute()
+
+
+def wait_for_progress(redis: Any, entries: int) -> None:
+    wait_until(lambda: (group_of(redis).get("entries-read") or 0) >= entries, poll=0.001)
+
+
+def assert_in_mid_backlog(redis: Any) -> None:
+    assert group_of(redis)["lag"] > 0, "it was ended when all was over"
+
+
+def assert_nothing_lost_and_nothing_twice(server: RedisServer, redis: Any, settings: dict[str, str]) -> None:
+    wait_until(lambda: is_caught_up(redis), what="the end of the backlog")
+    outcome = expected(server, policy_of(settings), kill_switch="0")
+    assert sum(map(len, outcome.published.values())) > 200, "a story without intents shows nothing"
+    assert outcome.rejected
+    assert actual(redis) == outcome
+    group = group_of(redis)
+    assert (group["entries-read"], group["lag"], group["pending"]) == (LENGTH, 0, 0)
+    assert json.loads(redis.hget(STATE, "_meta"))["read"] == LENGTH
+
+
+@modes
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_incident_20_ended_in_mid_backlog_again_and_again_it_loses_nothing_and_doubles_nothing(
+    server: RedisServer, redis: Any, mode: str, end: signal.Signals
+) -> None:
+    redis.set(KILL, "0")
+    write(redis, story(1, LENGTH))
+    settings = settings_of(mode)
+    with DaemonProcess(server.settings() | settings) as daemon:
+        for entries in range(300, 4000, 800):
+            wait_for_progress(redis, entries)
+            if end is signal.SIGTERM:
+                daemon.stop()
+                assert not redis.exists(LEASE)
+            else:
+                daemon.kill()
+                redis.delete(LEASE)  # as if its time had passed
+            assert_in_mid_backlog(redis)
+            daemon.start()
+        assert_nothing_lost_and_nothing_twice(server, redis, settings)
+
+
+@modes
+def test_incident_17_two_daemons_and_the_leader_killed_give_what_one_daemon_gives(
+    server: RedisServer, redis: Any, mode: str
+) -> None:
+    redis.set(KILL, "0")
+    entries = list(story(2, LENGTH))
+    settings = server.settings() | settings_of(mode)
+    with DaemonProcess(settings) as first, DaemonProcess(settings) as second:
+        leader, standby = (first, second) if first.status()["role"] == "leader" else (second, first)
+        for begin in range(0, LENGTH, LENGTH // 3):
+            write(redis, entries[begin : begin + LENGTH // 3])
+            wait_for_progress(redis, begin + 100)
+            leader.kill()
+            assert_in_mid_backlog(redis)
+            standby.wait_for(role="leader")
+            leader, standby = standby, leader.start()
+            standby.wait_ready()
+        assert_nothing_lost_and_nothing_twice(server, redis, settings)
+
+
+def test_two_daemons_one_leads_and_one_stands_by_and_names_the_leader(redis: Any, start_daemon: StartDaemon) -> None:
+    first = start_daemon(HARVEST_CONSUMER="first")
+    second = start_daemon(HARVEST_CONSUMER="second")
+    assert first.status()["role"] == "leader"
+    assert second.status()["role"] == "standby"
+    assert second.status()["leader"] == redis.get(LEASE)
+    assert redis.get(LEASE).startswith(f"first:{first.pid}:")
+    assert f"standing by: {redis.get(LEASE)} leads" in second.log()
+    feed(redis, fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450"), tick("ETHUSDT", "2526"))
+    assert len(harvests(redis)) == 1
+
+
+def test_a_killed_leader_is_replaced_within_its_lease_and_a_second(redis: Any, start_daemon: StartDaemon) -> None:
+    first = start_daemon(HARVEST_LEASE_SEC="3")
+    second = start_daemon(HARVEST_LEASE_SEC="3")
+    feed(redis, fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450"))
+    first.kill()
+    killed = time.monotonic()
+    redis.xadd(EXECUTIONS, tick("ETHUSDT", "2526"))
+    wait_until(lambda: len(harvests(redis)) == 1)
+    assert time.monotonic() - killed < 3 + 1
+    assert redis.get(LEASE) == second.wait_for(role="leader")["leader"]
+
+
+def test_a_leader_that_is_told_to_stop_is_replaced_at_once(start_daemon: StartDaemon) -> None:
+    first = start_daemon(HARVEST_LEASE_SEC="60")
+    second = start_daemon(HARVEST_LEASE_SEC="60")
+    first.stop()
+    assert "gave the lease back at cursor" in first.log()
+    second.wait_for(role="leader", timeout=10)
+
+
+@modes
+def test_incident_34_a_leader_that_was_frozen_past_its_lease_writes_nothing_when_it_wakes_and_stands_by(
+    server: RedisServer, redis: Any, start_daemon: StartDaemon, mode: str
+) -> None:
+    redis.set(KILL, "0")
+    settings = {"HARVEST_MODE": mode, "HARVEST_LEASE_SEC": "2"}
+    first, second = start_daemon(**settings), start_daemon(**settings)
+    feed(redis, fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450"))
+    first.freeze()
+    second.wait_for(role="leader")
+    # These are waiting for the first one's read when it wakes, and the second one has committed them already.
+    feed(redis, tick("ETHUSDT", "2526"), fill("ETHUSDT", "BUY", "1.0", "2500.0"), tick("ETHUSDT", "2551"))
+    second.freeze()
+    before = actual(redis), redis.hget(STATE, "_meta"), redis.get(LEASE)
+    first.thaw()
+    stays(lambda: (actual(redis), redis.hget(STATE, "_meta"), redis.get(LEASE)) == before, 0.5)
+    second.thaw()
+    first.wait_for(role="standby", state="ready")
+    assert "starting over: the lease" in first.log()
+
+    feed(redis, tick("ETHUSDT", "2576"))
+    wait_until(lambda: is_caught_up(redis))
+    outcome = expected(server, policy_of(settings), kill_switch="0")
+    assert actual(redis) == outcome
+
+
+def test_a_frozen_leader_that_nobody_replaced_goes_on(redis: Any, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon(HARVEST_LEASE_SEC="2")
+    feed(redis, fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450"))
+    daemon.freeze()
+    wait_until(lambda: not redis.exists(LEASE))
+    redis.xadd(EXECUTIONS, tick("ETHUSDT", "2526"))
+    daemon.thaw()
+    wait_until(lambda: is_caught_up(redis))
+    assert len(harvests(redis)) == 1
+
+
+def test_a_stolen_lease_makes_the_leader_stand_by(redis: Any, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    redis.set(LEASE, "somebody:1:else", px=60_000)
+    daemon.wait_for(role="standby", leader="somebody:1:else")
+    redis.xadd(EXECUTIONS, fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450"))
+    stays(lambda: not redis.hexists(STATE, "ETHUSDT"), 1)
+    redis.delete(LEASE)
+    wait_until(lambda: is_caught_up(redis))
+    assert redis.hexists(STATE, "ETHUSDT")
