@@ -20,7 +20,15 @@ import socket
 import time
 from hashlib import blake2b
 
-from redis.exceptions import RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 
 from harvest_brain import __version__
 from harvest_brain.config import Loaded, Settings
@@ -249,22 +257,26 @@ class Daemon:
 def explain(fault: Exception) -> str:
     """A fault of Redis in one sentence that says what a person can do, where there is something."""
     text = str(fault) or type(fault).__name__
-    for sign, sentence in _ADVICE.items():
-        if sign in text or sign in type(fault).__name__:
+    for kind, sign, sentence in _ADVICE:
+        if isinstance(fault, kind) and sign in text:
             return f"{sentence} ({text})"
     return text
 
 
-_ADVICE = {
-    "AuthenticationError": "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
-    "NOAUTH": "Redis wants a password; see REDIS_PASSWORD_FILE",
-    "WRONGPASS": "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
-    "NOPERM": "the Redis user lacks a right; see the ACL file in the documentation",
-    "OOM": "Redis is out of memory and takes no writes; raise maxmemory or free some",
-    "READONLY": "this Redis is a read-only replica",
-    "LOADING": "Redis is loading its data",
-    "MISCONF": "Redis can't persist and takes no writes; look at its disk and its log",
-}
+# By the client's exception, since it takes the code off the text; where it knows none, by the code.
+_ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
+    (AuthenticationError, "required", "Redis wants a password; see REDIS_PASSWORD_FILE"),
+    (
+        AuthenticationError,
+        "",
+        "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
+    ),
+    (NoPermissionError, "", "the Redis user lacks a right; see the ACL file in the documentation"),
+    (OutOfMemoryError, "", "Redis is out of memory and takes no writes; raise maxmemory or free some"),
+    (ReadOnlyError, "", "this Redis is a read-only replica"),
+    (BusyLoadingError, "", "Redis is loading its data"),
+    (ResponseError, "MISCONF", "Redis can't persist and takes no writes; look at its disk and its log"),
+)
 
 
 def digest_of(settings: Settings) -> str:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+SMALL_DISK = "/small"
 _IN_CONTAINER = 6379
 
 
@@ -77,8 +78,11 @@ class RedisServer(ABC):
             return False
 
     @abstractmethod
-    def start(self) -> None:
-        """Start it, for the first time or again, and wait until it answers."""
+    def start(self, *, wait: bool = True) -> None:
+        """Start it, for the first time or again, and wait until it answers with its data loaded.
+
+        Only a start again can do without the waiting.
+        """
 
     @abstractmethod
     def stop(self) -> None:
@@ -121,9 +125,10 @@ class RedisServer(ABC):
 class ContainerServer(RedisServer):
     """Redis in a container of its own, through testcontainers."""
 
-    def __init__(self, options: Sequence[str] = (), *, password: str = "", image: str = "") -> None:
-        super().__init__(options, password=password)
-        self._image = image or engine.image("REDIS")
+    def __init__(self, options: Sequence[str] = (), *, password: str = "", small_disk: str = "") -> None:
+        """`small_disk`, such as 2m, keeps its data at SMALL_DISK in so much space; by default it has the engine's."""
+        super().__init__([*options, *(("--dir", SMALL_DISK) if small_disk else ())], password=password)
+        self._small_disk = small_disk
         self._container: RedisContainer | None = None
 
     @property
@@ -132,12 +137,13 @@ class ContainerServer(RedisServer):
         assert self._container is not None
         return self._container.get_wrapped_container()
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         if self._container is None:
             self._create()
         else:
             self.container.start()
-        self.wait_ready()
+        if wait:
+            self.wait_ready()
 
     def _create(self) -> None:
         from docker.errors import APIError  # type: ignore[import-untyped]  # docker-py carries no types
@@ -145,12 +151,14 @@ class ContainerServer(RedisServer):
 
         while self._container is None:
             self.port = processes.free_port()
-            container = RedisContainer(self._image, _IN_CONTAINER, self.password or None)
+            container = RedisContainer(engine.image("REDIS"), _IN_CONTAINER, self.password or None)
             # A port of our own choice survives a restart, and nobody else can reach it. The declared type knows no
             # address, the engine does.
             container.ports = {f"{_IN_CONTAINER}/tcp": (HOST, self.port)}  # type: ignore[dict-item]
             container.with_command(["redis-server", *self.options])
             container.with_kwargs(cap_add=["NET_ADMIN"])
+            if self._small_disk:
+                container.with_tmpfs_mount(SMALL_DISK, f"size={self._small_disk},mode=777")
             try:
                 container.start()
             except APIError as fault:
@@ -199,7 +207,7 @@ class ProcessServer(RedisServer):
         assert self._process is not None
         return self._process.pid
 
-    def start(self) -> None:
+    def start(self, *, wait: bool = True) -> None:
         first = self.port == 0
         while True:
             if first:
@@ -208,6 +216,8 @@ class ProcessServer(RedisServer):
             self._process = processes.start(
                 [self._program, *address, *self.options], self._log, env=None, cwd=self.directory
             )
+            if not wait:
+                return
             wait_until(lambda: self._answers() or self._has_ended(), what=f"Redis on port {self.port}")
             if not self._has_ended():
                 return

@@ -8,7 +8,8 @@
   ARGV[2]        group
 
   Returns {now_ms, lease or false, kill-switch or false, publish times in ms, newest first,
-           {stored content or false per fill key}, {flat hash per override key}, the group's lag or false}
+           {stored content or false per fill key}, {flat hash per override key}, the group's lag or false},
+  or {"type", key} when a fill key holds another type.
   A kill-switch of another type reads as "unreadable", which stops; so does an override that is no hash: it is empty.
 ]]
 local time = redis.call('TIME')
@@ -18,7 +19,9 @@ if type(kill) == 'table' then kill = 'unreadable' end
 local fill_count = tonumber(ARGV[1])
 local fills, overrides = {}, {}
 for i = 5, 4 + fill_count do
-  fills[#fills + 1] = redis.call('GET', KEYS[i])
+  local stored = redis.pcall('GET', KEYS[i])
+  if type(stored) == 'table' then return {'type', KEYS[i]} end
+  fills[#fills + 1] = stored
 end
 for i = 5 + fill_count, #KEYS do
   local hash = redis.pcall('HGETALL', KEYS[i])

@@ -163,11 +163,20 @@ class Store:
     # Starting.
 
     def prepare(self) -> None:
-        """Check the server's version and hand it the scripts. Raises `UnusableError` for a server that is too old."""
+        """Check the server's version and the types of our keys, and hand it the scripts.
+
+        Raises `UnusableError` for a server that is too old, or a key that holds something else.
+        """
         server = dict(line.split(":", 1) for line in self._call("INFO", "server").decode().splitlines() if ":" in line)
         version = server.get("valkey_version") or server["redis_version"]
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             raise UnusableError(f"Redis {version} is too old; HarvestBrain needs Redis 7.0 or newer, or Valkey")
+        names = self._names
+        types = {names.lease: b"string", names.state: b"hash", names.rate: b"list", names.executions: b"stream"}
+        types[names.market] = b"stream"
+        for key, kind in types.items():
+            if key and self._call("TYPE", key) not in (b"none", kind):
+                raise UnusableError(_foreign(key))
         for script in (COMMIT, LOOK):
             self._call("SCRIPT", "LOAD", script.source)
 
@@ -299,7 +308,10 @@ class Store:
 
     def receive_look(self, published: frozenset[str]) -> Look:
         """What the look saw; `published` are claims known from refusals. Raises `LostLeaseError` when another leads."""
-        now_ms, lease, kill, times, fills, overrides, lag = self._receive()
+        reply = self._receive()
+        if reply[0] == b"type":
+            raise UnusableError(_foreign(reply[1].decode()))
+        now_ms, lease, kill, times, fills, overrides, lag = reply
         if lease != self._token.encode():
             raise LostLeaseError(f"the lease is held by {lease.decode(errors='replace') if lease else 'nobody'}")
         recent = sum(now_ms - int(time) < MINUTE_MS for time in times)
@@ -389,11 +401,15 @@ class Store:
                 "the stored state moved on" if code == "cursor" else f"the group {self._names.group} is gone"
             )
         if code == "type":
-            raise UnusableError(f"{reply[1].decode()} holds another type than HarvestBrain's; rename or delete it")
+            raise UnusableError(_foreign(reply[1].decode()))
         if code == "denied":
             raise UnusableError(f"the Redis user may not {reply[1].decode()} what HarvestBrain writes")
         claims = [claim for intent in decision.intents for claim in intent.claims]
         raise RefusedError(code, frozenset(claims[index - 1] for index in reply[1:]))
+
+
+def _foreign(key: str) -> str:
+    return f"{key} holds another type than HarvestBrain's; rename or delete it"
 
 
 def _pairs(raw: Sequence[Any]) -> dict[str, Any]:
