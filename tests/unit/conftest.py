@@ -1,6 +1,12 @@
-"""Property tests have no deadline for each example: a machine may be many times slower than theirs."""
+"""Property tests have no deadline for each example: a machine may be many times slower than theirs.
 
-from hypothesis import settings
+HYPOTHESIS_PROFILE=thorough looks at fifty times as many examples.
+"""
 
-settings.register_profile("patient", deadline=None)
-settings.load_profile("patient")
+import os
+
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("thorough", deadline=None, max_examples=5_000, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "patient"))

@@ -18,6 +18,7 @@ BASIS_POINT = Decimal("0.0001")
 
 MAX_INTEGER_DIGITS = 15
 MAX_DECIMAL_PLACES = 24
+_FINEST = Decimal(1).scaleb(-MAX_DECIMAL_PLACES)
 
 # What nearly every number looks like, within the bounds by its very form.
 _PLAIN_NUMBER = re.compile(rf"-?[0-9]{{1,{MAX_INTEGER_DIGITS}}}(\.[0-9]{{1,{MAX_DECIMAL_PLACES}}})?")
@@ -41,13 +42,10 @@ def parse_decimal(text: str | int | Decimal) -> Decimal:
         raise ValueError(f"{shorten(str(text))!r} is not a finite number")
     if value and value.adjusted() >= MAX_INTEGER_DIGITS:
         raise ValueError(f"{shorten(str(text))!r} is too large, at most {MAX_INTEGER_DIGITS} digits before the point")
-    exponent = value.as_tuple().exponent
-    if not isinstance(exponent, int) or exponent < -MAX_DECIMAL_PLACES:
-        value = value.normalize(ARITHMETIC) if len(value.as_tuple().digits) <= ARITHMETIC.prec else value
-        exponent = value.as_tuple().exponent
-        if not isinstance(exponent, int) or exponent < -MAX_DECIMAL_PLACES:
-            raise ValueError(f"{shorten(str(text))!r} has more than {MAX_DECIMAL_PLACES} decimal places")
-    return value
+    within = value.quantize(_FINEST, ROUND_DOWN, ARITHMETIC) if value else ZERO
+    if within != value:
+        raise ValueError(f"{shorten(str(text))!r} has more than {MAX_DECIMAL_PLACES} decimal places")
+    return within.normalize(ARITHMETIC)
 
 
 def shorten(text: str, limit: int = 60) -> str:
