@@ -1,7 +1,8 @@
 """What is remembered of a symbol's price while a position in it is open: the last price, the guard against
 bad ticks, and the bars of which Wilder's average true range (ATR) is made.
 
-Bars are built from event time. A bar counts when it is closed, that is when a price of a later bar arrives;
+Bars are built from event time. A bar is known by the time it opens at, not by a number, so that a changed bar length
+goes on in the next bar. It counts when it is closed, that is when a price of a later bar arrives;
 the first bar has no previous close and gives no true range, so `period + 1` bars are needed. Short gaps are
 bridged (a bar without a trade does not exist); a long one restarts the warm-up, since the true range across
 it would measure the gap.
@@ -21,9 +22,9 @@ LONG_GAP_BARS = 5
 
 
 class Market(NamedTuple):
-    """`last`: last believed price; `candidate`: a jumped price that waits for a second tick; `bar`: index of the
-    bar in the making (event time // length) with its `high` and `low` (its close is `last`); `prev_close`: close of the
-    bar before it; `average`: mean or Wilder average of `ranges` true ranges so far. Prices in quote currency."""
+    """`last`: last believed price; `candidate`: a jumped price that waits for a second tick; `bar`: when the bar in the
+    making opened (event time in milliseconds), with its `high` and `low` (its close is `last`); `prev_close`: close of
+    the bar before it; `average`: mean or Wilder average of `ranges` true ranges so far. Prices in quote currency."""
 
     last: Decimal
     candidate: Decimal | None = None
@@ -46,14 +47,14 @@ class Market(NamedTuple):
 
     def tick(self, price: Decimal, time_ms: int, bar_ms: int, period: int) -> Market:
         """This memory after a believed `price` at `time_ms`."""
-        bar = time_ms // bar_ms
+        bar = time_ms - time_ms % bar_ms
         if bar == self.bar:
             high = max(self.high, price)
             low = min(self.low, price)
             return Market(price, None, bar, high, low, self.prev_close, self.average, self.ranges)
         if bar < self.bar:  # late: its bar is closed and stays so
             return self._replace(last=price, candidate=None)
-        if self.bar < 0 or bar - self.bar > LONG_GAP_BARS:
+        if self.bar < 0 or bar - self.bar > LONG_GAP_BARS * bar_ms:
             return Market(price, None, bar, price, price)
         average, ranges = self.average, self.ranges
         if self.prev_close is not None:
