@@ -322,7 +322,7 @@ VARIABLES: tuple[Variable, ...] = (
              "Stops"),
     Variable("HARVEST_TRAIL_BAR_SEC", "60", _integer(1, 86400), "1 to 86400", "Length of a bar in seconds.", "Stops"),
     Variable("HARVEST_STOP_MIN_STEP_BPS", "5", _decimal("0", "10000"), "0 to 10000",
-             "A stop moves only by at least this much (basis points of the price).", "Stops"),
+             "A stop moves only by at least this much (basis points of the new stop).", "Stops"),
     Variable("HARVEST_QTY_STEP", "0.0001", _decimal("0", above=True), _POSITIVE,
              "Step of the exchange's quantities (base asset); set it per symbol where it differs.", "Exchange"),
     Variable("HARVEST_PRICE_TICK", "0.00000001", _decimal("0", above=True), _POSITIVE,

@@ -25,8 +25,8 @@ from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, Decimal, localcontext
 from typing import NamedTuple
 
-from harvest_brain.core.events import Event, Fill, Key, Malformed, OrderUpdate, Passed, Price, Side
-from harvest_brain.core.intents import Action, Intent, harvest_claim, stop_claim
+from harvest_brain.core.events import Event, Fill, Key, Malformed, OrderUpdate, Price, Side
+from harvest_brain.core.intents import Action, Intent, belongs_to, harvest_claim, own_name, stop_claim
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, INFINITY, ZERO, plain
 from harvest_brain.core.policy import (
@@ -34,7 +34,6 @@ from harvest_brain.core.policy import (
     RungState,
     Terms,
     break_even,
-    rungs_crossed,
     share_of,
     trailing_stop,
     worth_moving,
@@ -43,7 +42,6 @@ from harvest_brain.core.position import Epoch, Position, Reservation, fold, sett
 
 FUTURE_MS = 5_000
 R_PLACES = Decimal("0.0001")
-OWN_PREFIX = "hb-"
 
 # An entry id's time is only believed when it looks like one: 2001-09-09 or later, in milliseconds.
 PLAUSIBLE_ARRIVAL_MS = 10**12
@@ -53,7 +51,8 @@ class Book(NamedTuple):
     """All that is known of one symbol: its price memory while a position is open, and its positions.
 
     A price strictly between `quiet_above` and `quiet_below` can change nothing but the price memory, unless it closes a
-    bar while a stop trails (`trails`). So a tick that crosses nothing costs two comparisons.
+    bar while a stop trails (`trails`). So a tick that crosses nothing costs two comparisons. That is an optimisation:
+    with an empty quiet range the same is decided.
     """
 
     market: Market | None
@@ -165,7 +164,7 @@ def decide(state: State, events: Sequence[Event], gate: Gate, policy: Policy) ->
             elif type(event) is Malformed:
                 batch.rejected.append(event)
                 batch.counts["malformed"] += 1
-            elif type(event) is Passed:
+            else:
                 batch.counts[f"status:{event.status}"] += 1
         return batch.decision()
 
@@ -173,22 +172,23 @@ def decide(state: State, events: Sequence[Event], gate: Gate, policy: Policy) ->
 def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
     """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten."""
     kept = tuple(p for p in positions if p.epoch is not None or p.suspect)
+    if market is None or all(p.epoch is None for p in kept):
+        return Book(None, kept)
     low, high, trails = -INFINITY, INFINITY, False
-    is_open = False
-    for position in kept:
-        if position.epoch is None:
-            continue
-        is_open = True
-        edge = _next_edge(position)
-        if position.qty > 0:
-            high = min(high, edge)
-        else:
-            low = max(low, edge)
-        trails = trails or position.epoch.extreme is not None
-    return Book(market if is_open else None, kept, low, high, trails)
+    with localcontext(ARITHMETIC):
+        for position in kept:
+            if position.epoch is None:
+                continue
+            edge = _next_edge(position, market)
+            if position.qty > 0:
+                high = min(high, edge)
+            else:
+                low = max(low, edge)
+            trails = trails or position.epoch.extreme is not None
+    return Book(market, kept, low, high, trails)
 
 
-def _next_edge(position: Position) -> Decimal:
+def _next_edge(position: Position, market: Market) -> Decimal:
     """The nearest price on the winning side from which on this position has something to decide."""
     epoch = position.open_epoch
     terms, sign = epoch.terms, epoch.sign
@@ -196,20 +196,17 @@ def _next_edge(position: Position) -> Decimal:
         return sign * INFINITY
     if epoch.resize_due:
         return -sign * INFINITY
-    gains = [
-        terms.trigger(rung) * epoch.r_unit
+    edges = [
+        position.price_at(terms.trigger(rung))
         for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
         if rung_state is RungState.ARMED or index >= epoch.crossed
     ]
-    even = break_even(sign, position.average, terms)
-    if epoch.stop is None or sign * (even - epoch.stop) > 0:
-        gains.append(terms.be_at_r * epoch.r_unit)
-    if terms.trail_atr_mult:
-        if epoch.extreme is None:
-            gains.append(terms.trail_start_r * epoch.r_unit)
-        else:
-            gains.append(sign * (epoch.extreme - position.average))
-    return position.average + sign * min(gains, default=INFINITY)
+    edges += [sign * max(sign * better.stop, sign * better.since) for better in _better_stops(position, market)]
+    if epoch.extreme is not None:
+        edges.append(epoch.extreme)
+    elif terms.trail_atr_mult:
+        edges.append(position.price_at(terms.trail_start_r))
+    return sign * min((sign * edge for edge in edges), default=INFINITY)
 
 
 def enter_live(state: State) -> Decision:
@@ -306,14 +303,19 @@ class _Batch:
         after = folded.position
         self.realized += folded.realized
         was, now = position.epoch, after.epoch
-        if was is not None and now is not None and was.epoch_id == now.epoch_id and abs(after.qty) < abs(position.qty):
-            settled, by_harvest = settle_fill(now, fill)
+        same_epoch = was is not None and now is not None and was.epoch_id == now.epoch_id
+        reduced = same_epoch and abs(after.qty) < abs(position.qty)
+        if now is not None and reduced:
+            settled, by_harvest = settle_fill(now, fill, abs(after.qty))
             if by_harvest:
                 settled = replace(settled, resize_due=settled.stop is not None)
             after = replace(after, epoch=settled)
-        elif _is_own(fill) and now is not None:
-            reason = f"late fill across zero: {fill.order.correlation_id or fill.order.client_order_id}"
-            after = replace(after, suspect=after.suspect or reason)
+        if now is None:
+            self._no_longer_waits(fill.key)
+        own = own_name(fill.order)
+        in_its_epoch = was is not None and belongs_to(was.epoch_id, own)
+        if own and not (in_its_epoch and (now is None or reduced)):
+            after = replace(after, suspect=after.suspect or f"late fill across zero: {own}")
         self._put(book.market or Market(fill.price), book.positions, position, after)
 
     def order_update(self, update: OrderUpdate) -> None:
@@ -351,9 +353,10 @@ class _Batch:
         market = before.tick(price, time_ms, terms.trail_bar_ms, terms.trail_atr_period)
         quiet = book.quiet_above < price < book.quiet_below
         if quiet and not (book.trails and market.bar != before.bar):
+            self._no_longer_waits(*(p.key for p in book.positions))
             self.books[event.symbol] = Book(market, book.positions, book.quiet_above, book.quiet_below, book.trails)
             return
-        refusal = self._refusal(event)
+        refusal = self._refusal(event) or ("suspect" if any(p.suspect for p in book.positions) else "")
         self.books[event.symbol] = book_of(
             market,
             [p if p.epoch is None else self._judge(p, market, event, refusal) for p in book.positions],
@@ -375,11 +378,10 @@ class _Batch:
     def _judge(self, position: Position, market: Market, event: Price, refusal: str) -> Position:
         """The position after `event`: what it has reached is noted, what is due and permitted is published."""
         if position.why_not_harvested:
+            self._no_longer_waits(position.key)
             return position
         position = _noted(position, event.price)
-        if not refusal and position.suspect:
-            refusal = "suspect"
-        elif not refusal and self.policy.live and not self.policy.live_allow_fallback:
+        if not refusal and self.policy.live and not self.policy.live_allow_fallback:
             refusal = "fallback risk" if position.open_epoch.risk_source == "fallback" else ""
         harvest = _due_harvest(position, event.price)
         if harvest is not None:
@@ -388,7 +390,7 @@ class _Batch:
         if move is not None:
             position = self._publish_or_wait(position, move, event, refusal)
         if harvest is None and move is None:
-            self.waiting = [w for w in self.waiting if w.key != position.key]
+            self._no_longer_waits(position.key)
         return position
 
     def _publish_or_wait(self, position: Position, due: _Due, event: Price, refusal: str) -> Position:
@@ -426,23 +428,23 @@ class _Batch:
             self.waiting[place : place + 1] = [Waiting(key, time_ms)]
         return allowed
 
+    def _no_longer_waits(self, *keys: Key) -> None:
+        if self.waiting:
+            self.waiting = [w for w in self.waiting if w.key not in keys]
+
 
 def _find(positions: tuple[Position, ...], key: Key) -> Position | None:
     return next((p for p in positions if p.key == key), None)
 
 
-def _is_own(fill: Fill) -> bool:
-    return fill.order.correlation_id.startswith(OWN_PREFIX) or fill.order.client_order_id.startswith(OWN_PREFIX)
-
-
 def _noted(position: Position, price: Decimal) -> Position:
     """The position having seen `price`: how many rungs were ever reached, and the trail's best price."""
     epoch = position.open_epoch
-    terms, gain = epoch.terms, position.gain(price)
-    crossed = max(epoch.crossed, sum(gain >= terms.trigger(rung) * epoch.r_unit for rung in terms.ladder))
+    terms = epoch.terms
+    crossed = max(epoch.crossed, sum(position.has_reached(price, terms.trigger(rung)) for rung in terms.ladder))
     extreme = epoch.extreme
     if extreme is None:
-        if terms.trail_atr_mult and gain >= terms.trail_start_r * epoch.r_unit:
+        if terms.trail_atr_mult and position.has_reached(price, terms.trail_start_r):
             extreme = price
     elif epoch.sign * (price - extreme) > 0:
         extreme = price
@@ -469,7 +471,11 @@ def _due_harvest(position: Position, price: Decimal) -> _Due | None:
     """The one partial close for all rungs that `price` has crossed."""
     epoch = position.open_epoch
     terms = epoch.terms
-    crossed = rungs_crossed(terms, epoch.rungs, epoch.r_unit, position.gain(price))
+    crossed = tuple(
+        index
+        for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
+        if rung_state is RungState.ARMED and position.has_reached(price, terms.trigger(rung))
+    )
     if not crossed:
         return None
     free = abs(position.qty) - epoch.outstanding
@@ -492,21 +498,40 @@ def _due_harvest(position: Position, price: Decimal) -> _Due | None:
     )
 
 
-def _due_stop(position: Position, market: Market, price: Decimal) -> _Due | None:
-    """The best stop by break-even and trail where it is worth announcing, else the same stop for a changed size."""
+class _Better(NamedTuple):
+    """A stop that is better than the present one, due from the price `since` on, as long as it protects."""
+
+    stop: Decimal
+    since: Decimal
+    action: Action
+    why: str
+
+
+def _better_stops(position: Position, market: Market) -> list[_Better]:
+    """What break-even and trail come to, where it is worth announcing."""
     epoch = position.open_epoch
     terms, sign = epoch.terms, epoch.sign
-    best: tuple[Decimal, Action] | None = None
-    if position.gain(price) >= terms.be_at_r * epoch.r_unit:
-        best = (break_even(sign, position.average, terms), Action.BREAK_EVEN)
+    even = break_even(sign, position.average, terms)
+    stops = [_Better(even, position.price_at(terms.be_at_r), Action.BREAK_EVEN, "break-even")]
     atr = market.atr(terms.trail_atr_period)
     if epoch.extreme is not None and atr is not None:
         trail = trailing_stop(sign, epoch.extreme, atr, terms)
-        if best is None or sign * (trail - best[0]) > 0:
-            best = (trail, Action.TRAIL)
-    if best is not None and worth_moving(sign, epoch.stop, best[0], price, terms):
-        stop, action = best
-        why = "break-even" if action is Action.BREAK_EVEN else f"trailing {plain(epoch.extreme or ZERO)}"
+        stops.append(_Better(trail, trail, Action.TRAIL, f"trailing {plain(epoch.extreme)}"))
+    return [better for better in stops if worth_moving(sign, epoch.stop, better.stop, terms)]
+
+
+def _due_stop(position: Position, market: Market, price: Decimal) -> _Due | None:
+    """The best of the stops that are due at `price` and on its protective side, else the same stop for a changed
+    size."""
+    epoch = position.open_epoch
+    sign = epoch.sign
+    due = [
+        better
+        for better in _better_stops(position, market)
+        if sign * (price - better.since) >= 0 and sign * (price - better.stop) > 0
+    ]
+    if due:
+        stop, _, action, why = max(due, key=lambda better: sign * better.stop)
     elif epoch.resize_due and epoch.stop is not None:
         stop, action, why = epoch.stop, Action.RESIZE, f"{plain(abs(position.qty))} left after a harvest"
     else:

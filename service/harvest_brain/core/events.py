@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 
 class Side(StrEnum):
@@ -56,6 +56,7 @@ class OrderRef(NamedTuple):
     correlation_id: str = ""
 
 
+@final
 class Fill(NamedTuple):
     """An execution. `qty` in base asset (> 0), `price` and `stop` in quote currency (> 0).
 
@@ -78,6 +79,7 @@ class Fill(NamedTuple):
     cumulative: Decimal | None = None
 
 
+@final
 class Price(NamedTuple):
     """A price of `symbol` in quote currency, at `time_ms`; `arrived_ms` is the time in the entry's id."""
 
@@ -88,6 +90,7 @@ class Price(NamedTuple):
     arrived_ms: int
 
 
+@final
 class OrderUpdate(NamedTuple):
     """News of an order that is no fill: acknowledged, or ended (rejected, expired, cancelled)."""
 
@@ -99,6 +102,7 @@ class OrderUpdate(NamedTuple):
     order: OrderRef
 
 
+@final
 class Passed(NamedTuple):
     """An entry with a status that means nothing here: counted by status and passed over."""
 
@@ -106,6 +110,7 @@ class Passed(NamedTuple):
     status: str
 
 
+@final
 class Malformed(NamedTuple):
     """An entry that cannot be used: it goes to the dead letters with its fields and the reason.
 

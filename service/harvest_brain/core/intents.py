@@ -11,7 +11,9 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from harvest_brain.core.events import Key, Side
+from harvest_brain.core.events import Key, OrderRef, Side
+
+OWN_PREFIX = "hb-"
 
 
 class Action(StrEnum):
@@ -56,9 +58,23 @@ class Intent(NamedTuple):
 
 def harvest_claim(epoch_id: str, rung: int) -> str:
     """The name of the harvest of the rung with index `rung` (the first one is r1)."""
-    return f"hb-{epoch_id}-r{rung + 1}"
+    return f"{_epoch_prefix(epoch_id)}r{rung + 1}"
 
 
 def stop_claim(epoch_id: str, stop_seq: int) -> str:
     """The name of the stop move with number `stop_seq` in its epoch."""
-    return f"hb-{epoch_id}-s{stop_seq}"
+    return f"{_epoch_prefix(epoch_id)}s{stop_seq}"
+
+
+def own_name(order: OrderRef) -> str:
+    """The intent's id under which an order came back, or nothing for an order of somebody else."""
+    return next((name for name in (order.correlation_id, order.client_order_id) if name.startswith(OWN_PREFIX)), "")
+
+
+def belongs_to(epoch_id: str, intent_id: str) -> bool:
+    """Whether `intent_id` names an intent of that epoch."""
+    return intent_id.startswith(_epoch_prefix(epoch_id))
+
+
+def _epoch_prefix(epoch_id: str) -> str:
+    return f"{OWN_PREFIX}{epoch_id}-"

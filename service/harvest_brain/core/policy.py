@@ -5,12 +5,13 @@ configuration holds for new epochs only. A rung's life: *armed* until a price re
 its share was published, *carried* when the share was below the exchange's minimum (it is added to the next
 rung's), or *skipped* when it was crossed under conditions in which it must not fire.
 
-Crossings are compared as `s * (price - average) >= level * r_unit`, never by dividing: exact at the rung.
+Crossings are compared by the price that a level stands for, `average + s * level * r_unit`, never by dividing: exact
+at the rung.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
@@ -167,16 +168,18 @@ def override_terms(terms: Terms, fields: Mapping[str, str]) -> tuple[Terms, tupl
 
 
 class Risk(NamedTuple):
-    """`unit` is the risk per unit in quote currency; `source` is "stop" or "fallback"."""
+    """`unit` is the risk per unit in quote currency; `source` is "stop" or "fallback"; `stop` is the usable stop
+    that it stands on, if there is one."""
 
     unit: Decimal
     source: str
+    stop: Decimal | None = None
 
 
 def risk_of(sign: int, average: Decimal, stop: Decimal | None, terms: Terms) -> Risk:
     """The risk first taken: from the stop where it stands on the losing side, else the fallback percentage."""
     if stop is not None and sign * (average - stop) > 0:
-        return Risk(sign * (average - stop), "stop")
+        return Risk(sign * (average - stop), "stop", stop)
     return Risk(average * terms.fallback_risk, "fallback")
 
 
@@ -194,15 +197,6 @@ class Share(NamedTuple):
     target: Decimal
 
 
-def rungs_crossed(terms: Terms, states: Iterable[RungState], r_unit: Decimal, gain: Decimal) -> tuple[int, ...]:
-    """Indices of the armed rungs that a `gain` per unit (quote currency) has reached."""
-    return tuple(
-        index
-        for index, (rung, state) in enumerate(zip(terms.ladder, states, strict=True))
-        if state is RungState.ARMED and gain >= terms.trigger(rung) * r_unit
-    )
-
-
 def share_of(
     terms: Terms,
     crossed: tuple[int, ...],
@@ -215,14 +209,15 @@ def share_of(
     """The one partial close for all `crossed` rungs, with carried rounding, capped by what is `free`.
 
     `target` accumulates fraction * peak, `issued` what was published; their difference is what is owed,
-    remainders of earlier roundings included. Never rounded up.
+    remainders of earlier roundings included. Never rounded up. Closing the dust as well doesn't lift the sum of all
+    harvests above the peak either, be it that nothing of them was filled, as in shadow mode.
     """
     for index in crossed:
         target += terms.ladder[index].fraction * peak
     qty = floor_to_step(max(min(target - issued, free), ZERO), terms.qty_step)
     last = crossed[-1] == len(terms.ladder) - 1
     if last and terms.dust is Dust.CLOSE_ALL and not terms.tradeable(free - qty, price):
-        qty = floor_to_step(free, terms.qty_step)
+        qty = floor_to_step(min(free, peak - issued), terms.qty_step)
     if not terms.tradeable(qty, price):
         qty = ZERO
     return Share(crossed, qty, target)
@@ -242,12 +237,12 @@ def trailing_stop(sign: int, extreme: Decimal, atr: Decimal, terms: Terms) -> De
     return round_to_tick(extreme - sign * terms.trail_atr_mult * atr, terms.price_tick, up=sign < 0)
 
 
-def worth_moving(sign: int, stop: Decimal | None, candidate: Decimal, price: Decimal, terms: Terms) -> bool:
-    """Whether `candidate` is a stop to announce: on the protective side of the price, and better than the
-    present one by at least a tick and the smallest step. A stop never loosens."""
-    if sign * (price - candidate) <= 0 or candidate <= 0:
+def worth_moving(sign: int, stop: Decimal | None, candidate: Decimal, terms: Terms) -> bool:
+    """Whether `candidate` is better than the present stop by at least a tick and the smallest step (basis points of
+    `candidate`). A stop never loosens."""
+    if candidate <= 0:
         return False
     if stop is None:
         return True
     gain = sign * (candidate - stop)
-    return gain >= terms.price_tick and gain >= price * terms.stop_min_step_bps * BASIS_POINT
+    return gain >= max(terms.price_tick, candidate * terms.stop_min_step_bps * BASIS_POINT)

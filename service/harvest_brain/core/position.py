@@ -45,17 +45,14 @@ class Reservation:
     state: ReservationState = ReservationState.PUBLISHED
     order_id: str = ""
 
-    def is_meant_by(self, order: OrderRef) -> bool:
-        return self.intent_id in (order.correlation_id, order.client_order_id) or (
-            bool(self.order_id) and self.order_id == order.order_id
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """One life of a position. `sign` +1 long, -1 short; prices, `realized` and `fees` in quote currency, quantities in
-    base asset. `target` and `issued` are what the rungs passed so far asked for and what was published of it. `crossed`
-    counts the rungs any believed price has reached, fired or not. `extreme` is the best price since the trail began."""
+    base asset. `opening_order` is empty once a fill of another order came. `risk_stop` is its stop, on which `r_unit`
+    stands; `stop` is where the stop is now. `target` and `issued` are what the rungs passed so far asked for and what
+    was published of it. `crossed` counts the rungs any believed price has reached, fired or not. `extreme` is the best
+    price since the trail began."""
 
     epoch_id: str
     sign: int
@@ -71,6 +68,7 @@ class Epoch:
     issued: Decimal = ZERO
     realized: Decimal = ZERO
     fees: Decimal = ZERO
+    risk_stop: Decimal | None = None
     stop: Decimal | None = None
     stop_seq: int = 0
     resize_due: bool = False
@@ -106,6 +104,16 @@ class Position:
     def r_at(self, price: Decimal) -> Decimal:
         """R = s * (price - average entry) / risk per unit. Independent of quantity and leverage."""
         return self.gain(price) / self.open_epoch.r_unit
+
+    def price_at(self, r: Decimal) -> Decimal:
+        """The price at which R is `r`, in quote currency."""
+        epoch = self.open_epoch
+        return self.average + epoch.sign * r * epoch.r_unit
+
+    def has_reached(self, price: Decimal, r: Decimal) -> bool:
+        """Whether R is at least `r` at `price`."""
+        edge = self.price_at(r)
+        return price >= edge if self.qty > 0 else price <= edge
 
     def money_r(self, price: Decimal) -> Decimal:
         """(realised + unrealised - fees) / (risk per unit * peak size): what the whole epoch earned, in R."""
@@ -146,40 +154,23 @@ def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: b
 
     A fill that its hedge side cannot hold (selling more than a LONG side has) closes that side and makes it suspect.
     """
-    sign = fill.side.sign
     base_fee, quote_fee = _split_fee(fill)
-    delta = sign * fill.qty - (base_fee if spot else ZERO)
+    delta = fill.side.sign * fill.qty - (base_fee if spot else ZERO)
     fees = quote_fee + base_fee * fill.price
     held = position.qty
-    if held == 0 or (delta > 0) == (held > 0):
-        if not _may_hold(position.key.position_side, delta):
-            return Folded(
-                _contradicted(
-                    position, f"a {fill.side} of {plain(fill.qty)} cannot open the {position.key.position_side} side"
-                ),
-                ZERO,
-            )
-        return Folded(
-            _opened(position, fill, identity, delta, fees, terms) if held == 0 else _added(position, fill, delta, fees),
-            ZERO,
-        )
+    if delta * fill.side.sign <= 0:
+        reason = f"a fee of {plain(base_fee)} leaves nothing of a {fill.side} of {plain(fill.qty)}"
+        return Folded(_contradicted(position, reason), ZERO)
+    if held * delta >= 0:
+        return Folded(_grown(position, fill, identity, delta, fees, terms), ZERO)
     if abs(delta) < abs(held):
         return _reduced(position, fill, delta, fees)
     share = abs(held) / abs(delta)
     closed = _reduced(position, fill, -held, fees * share)
-    flat = Position(position.key, suspect=position.suspect)
-    rest = delta + held
-    if rest == 0:
-        return Folded(flat, closed.realized)
-    if not _may_hold(position.key.position_side, rest):
-        return Folded(
-            _contradicted(
-                flat,
-                f"a {fill.side} of {plain(fill.qty)} exceeds the {position.key.position_side} side: {plain(abs(held))}",
-            ),
-            closed.realized,
-        )
-    return Folded(_opened(flat, fill, identity, rest, fees * (1 - share), terms), closed.realized)
+    after = Position(position.key, suspect=position.suspect)
+    if abs(delta) > abs(held):
+        after = _grown(after, fill, identity, delta + held, fees * (1 - share), terms)
+    return Folded(after, closed.realized)
 
 
 def _split_fee(fill: Fill) -> tuple[Decimal, Decimal]:
@@ -198,6 +189,15 @@ def _contradicted(position: Position, reason: str) -> Position:
     return replace(position, suspect=position.suspect or reason)
 
 
+def _grown(position: Position, fill: Fill, identity: str, delta: Decimal, fees: Decimal, terms: Terms) -> Position:
+    side = position.key.position_side
+    if not _may_hold(side, delta):
+        return _contradicted(position, f"a {fill.side} of {plain(fill.qty)} is more than the {side} side holds")
+    if position.epoch is None:
+        return _opened(position, fill, identity, delta, fees, terms)
+    return _added(position, fill, delta, fees)
+
+
 def _opened(position: Position, fill: Fill, identity: str, qty: Decimal, fees: Decimal, terms: Terms) -> Position:
     sign = 1 if qty > 0 else -1
     risk = risk_of(sign, fill.price, fill.stop, terms)
@@ -212,7 +212,8 @@ def _opened(position: Position, fill: Fill, identity: str, qty: Decimal, fees: D
         peak=abs(qty),
         rungs=(RungState.ARMED,) * len(terms.ladder),
         fees=fees,
-        stop=fill.stop if risk.source == "stop" else None,
+        risk_stop=risk.stop,
+        stop=risk.stop,
     )
     return replace(position, qty=qty, average=fill.price, epoch=epoch)
 
@@ -222,16 +223,13 @@ def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Pos
     qty = position.qty + delta
     average = (position.average * abs(position.qty) + fill.price * abs(delta)) / abs(qty)
     epoch = replace(epoch, peak=max(epoch.peak, abs(qty)), fees=epoch.fees + fees)
-    if not epoch.risk_is_frozen and _same_order(epoch.opening_order, fill.order):
-        stop = fill.stop if fill.stop is not None else epoch.stop
-        risk = risk_of(epoch.sign, average, stop, epoch.terms)
-        moved = epoch.stop_seq > 0  # the stop that was announced stands; only the risk follows the opening order
-        epoch = replace(
-            epoch,
-            r_unit=risk.unit,
-            risk_source=risk.source,
-            stop=epoch.stop if moved or risk.source == "fallback" else stop,
-        )
+    if not _same_order(epoch.opening_order, fill.order):
+        epoch = replace(epoch, opening_order=OrderRef())
+    elif not epoch.risk_is_frozen:
+        risk = risk_of(epoch.sign, average, fill.stop if fill.stop is not None else epoch.risk_stop, epoch.terms)
+        # A stop that was announced stands; then only the risk follows the opening order.
+        stop = epoch.stop if epoch.stop_seq else risk.stop
+        epoch = replace(epoch, r_unit=risk.unit, risk_source=risk.source, risk_stop=risk.stop, stop=stop)
     return replace(position, qty=qty, average=average, epoch=epoch)
 
 
@@ -243,17 +241,19 @@ def _reduced(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> F
     """`delta` takes from the position at most what it holds."""
     epoch = position.open_epoch
     realized = position.gain(fill.price) * abs(delta)
-    epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees)
+    epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees, opening_order=OrderRef())
     return Folded(replace(position, qty=position.qty + delta, epoch=epoch), realized)
 
 
-def settle_fill(epoch: Epoch, fill: Fill) -> tuple[Epoch, bool]:
-    """The epoch after a reducing fill has used up its reservation, and whether the fill was a harvest's.
+def settle_fill(epoch: Epoch, fill: Fill, left: Decimal) -> tuple[Epoch, bool]:
+    """The epoch after a reducing fill, which has `left` so much of the position (base asset), has used up its
+    reservation; and whether the fill was a harvest's.
 
     By correlation or client order id, then by order id; failing that the oldest reservation is consumed: when in doubt
-    less is free, and the next harvest is the smaller. A complete order has nothing outstanding any more.
+    less is free, and the next harvest is the smaller. A complete order has nothing outstanding any more, and more than
+    what is left can't be outstanding: a reduce-only order has nothing else to reduce.
     """
-    named = next((r for r in epoch.reservations if r.is_meant_by(fill.order)), None)
+    named = _meant(epoch.reservations, fill.order)
     reservation = named or next(iter(epoch.reservations), None)
     if reservation is None:
         return epoch, False
@@ -268,13 +268,13 @@ def settle_fill(epoch: Epoch, fill: Fill) -> tuple[Epoch, bool]:
             order_id=reservation.order_id or (fill.order.order_id if named is not None else ""),
         )
         kept = tuple(partial if r is reservation else r for r in epoch.reservations)
-    return replace(epoch, reservations=kept), True
+    return replace(epoch, reservations=_capped(kept, left)), True
 
 
 def settle_update(epoch: Epoch, order: OrderRef, *, ended: bool) -> Epoch:
     """The epoch after news of an order: an acknowledgement is noted, an end without a fill releases what remained,
     to be carried to the next rung. Only an order that is recognised by name releases anything."""
-    reservation = next((r for r in epoch.reservations if r.is_meant_by(order)), None)
+    reservation = _meant(epoch.reservations, order)
     if reservation is None:
         return epoch
     if ended:
@@ -286,3 +286,22 @@ def settle_update(epoch: Epoch, order: OrderRef, *, ended: bool) -> Epoch:
         order_id=reservation.order_id or order.order_id,
     )
     return replace(epoch, reservations=tuple(acked if r is reservation else r for r in epoch.reservations))
+
+
+def _meant(reservations: tuple[Reservation, ...], order: OrderRef) -> Reservation | None:
+    """The reservation that `order` names: by our own id before the exchange's."""
+    ours = (order.correlation_id, order.client_order_id)
+    by_intent = next((r for r in reservations if r.intent_id in ours), None)
+    return by_intent or next((r for r in reservations if r.order_id and r.order_id == order.order_id), None)
+
+
+def _capped(reservations: tuple[Reservation, ...], left: Decimal) -> tuple[Reservation, ...]:
+    """`reservations` with the oldest ones cut where all of them together exceed `left`."""
+    excess = sum((r.remaining for r in reservations), ZERO) - left
+    kept = []
+    for reservation in reservations:
+        cut = min(max(excess, ZERO), reservation.remaining)
+        excess -= cut
+        if cut < reservation.remaining:
+            kept.append(replace(reservation, remaining=reservation.remaining - cut) if cut else reservation)
+    return tuple(kept)
