@@ -42,10 +42,13 @@ def parse_decimal(text: str | int | Decimal) -> Decimal:
         raise ValueError(f"{shorten(str(text))!r} is not a finite number")
     if value and value.adjusted() >= MAX_INTEGER_DIGITS:
         raise ValueError(f"{shorten(str(text))!r} is too large, at most {MAX_INTEGER_DIGITS} digits before the point")
-    within = value.quantize(_FINEST, ROUND_DOWN, ARITHMETIC) if value else ZERO
-    if within != value:
-        raise ValueError(f"{shorten(str(text))!r} has more than {MAX_DECIMAL_PLACES} decimal places")
-    return within.normalize(ARITHMETIC)
+    exponent = value.as_tuple().exponent
+    if isinstance(exponent, int) and exponent < -MAX_DECIMAL_PLACES:
+        within = value.quantize(_FINEST, ROUND_DOWN, ARITHMETIC)
+        if within != value:
+            raise ValueError(f"{shorten(str(text))!r} has more than {MAX_DECIMAL_PLACES} decimal places")
+        return within.normalize(ARITHMETIC)
+    return value
 
 
 def shorten(text: str, limit: int = 60) -> str:
