@@ -30,10 +30,11 @@
           {"kill"} the switch is on                 {"stale"} a price is too old, or from the future
           {"rate"} more than the minute allows      {"claimed", claim index, ...} published before
           {"group"} the group is missing            {"type", key} a key holds another type
-          {"denied", command} the user's rights don't suffice
+          {"full", key} a stream has no ids left    {"denied", command} the user's rights don't suffice
 ]]
 local FUTURE_MS, MINUTE_MS, HISTORY = 5000, 60000, 100
 local HISTORY_SECONDS = 30 * 24 * 3600
+local LAST_MS = '18446744073709551615' -- no entry id can have a later time
 
 local at = 22
 local function take() at = at + 1; return ARGV[at] end
@@ -61,6 +62,17 @@ for i = 5, 8 do
 end
 for i = first_history, #KEYS do
   if not holds(KEYS[i], 'zset') then return {'type', KEYS[i]} end
+end
+
+local function is_full(key)
+  if redis.call('EXISTS', key) == 0 then return false end
+  local info = redis.call('XINFO', 'STREAM', key)
+  for i = 1, #info, 2 do
+    if info[i] == 'last-generated-id' then return info[i + 1]:sub(1, #LAST_MS) == LAST_MS end
+  end
+end
+for i = letters > 0 and 6 or 7, intents > 0 and 8 or 6 do
+  if is_full(KEYS[i]) then return {'full', KEYS[i]} end
 end
 
 local stored = redis.call('HGET', KEYS[3], '_meta') or ''
@@ -102,7 +114,11 @@ if intents > 0 then
   need('LTRIM', KEYS[4], '0', '0')
   need('XADD', KEYS[7], '*', '', '')
   need('XADD', KEYS[8], '*', '', '')
-  if histories > 0 then need('ZADD', KEYS[first_history], '0', '') end
+  if histories > 0 then
+    need('ZADD', KEYS[first_history], '0', '')
+    need('ZREMRANGEBYRANK', KEYS[first_history], '0', '0')
+    need('EXPIRE', KEYS[first_history], '1')
+  end
 end
 if denied then return {'denied', denied} end
 

@@ -402,6 +402,8 @@ class Store:
             )
         if code == "type":
             raise UnusableError(_foreign(reply[1].decode()))
+        if code == "full":
+            raise UnusableError(f"{reply[1].decode()} has used up its ids; rename or delete it")
         if code == "denied":
             raise UnusableError(f"the Redis user may not {reply[1].decode()} what HarvestBrain writes")
         claims = [claim for intent in decision.intents for claim in intent.claims]
