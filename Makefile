@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint unit integration containers bundle bench lock help clean
+.PHONY: demo test lint unit integration containers bundle bench docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -43,6 +43,13 @@ bundle: $(VENV)/build.installed ## what a host needs, in dist/: the same bytes e
 
 bench: $(VENV)/dev.installed ## how fast it works off a backlog
 	$(BIN)/python -m tests.bench.backlog $(ARGS)
+
+docs: $(VENV)/dev.installed ## write what is made from the table of settings: the env example and the README's table
+	$(BIN)/harvest-brain env-template >harvest-brain.env.example
+	$(BIN)/harvest-brain settings-table >README.table
+	sed -e '/<!-- settings -->/r README.table' -e '/<!-- settings -->/,/<!-- \/settings -->/{//!d;}' README.md >README.new
+	mv README.new README.md
+	rm README.table
 
 lock: ## pin the dependencies anew, from pyproject.toml (needs uv)
 	requirements/lock.sh

@@ -18,7 +18,7 @@ from decimal import Decimal
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from dotenv import dotenv_values
 
@@ -26,7 +26,7 @@ from harvest_brain.core.numbers import parse_decimal, shorten
 from harvest_brain.core.policy import Dust, Policy, Rung, Terms, parse_ladder
 from harvest_brain.redis.client import Endpoint
 
-PREFIXES = ("HARVEST_", "STREAM_", "REDIS_", "LOG_")
+PREFIXES = ("HARVEST_", "STREAM_", "REDIS_")  # all of these are ours; of LOG_ only the names that we know
 DEFAULT_NAMESPACE = "quantum"
 
 # Set by whoever starts the daemon, not by the trader; they are no settings but share the prefix.
@@ -170,9 +170,9 @@ class Settings:
         if self.redis_url:
             url = urlsplit(self.redis_url)
             tls = url.scheme == "rediss"
-            username = url.username or username
+            username = unquote(url.username) if url.username else username
             if url.scheme == "unix":
-                socket = url.path
+                socket = unquote(url.path)
             else:
                 host, port = url.hostname or host, url.port or port
                 db = int(url.path.lstrip("/") or db)
@@ -254,21 +254,37 @@ def _optional(parse: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: parse(text) if text else ""
 
 
-def _any(text: str) -> str:
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("it holds a control character")
+    return text
+
+
+def _host(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", text):
+        raise ValueError("not a host name or address")
     return text
 
 
 def _url(text: str) -> str:
     if not text:
         return ""
-    url = urlsplit(text)
-    if url.password is not None:
-        raise ValueError("it holds a password; put it into a file and name that in REDIS_PASSWORD_FILE")
+    # Looked for before anything is parsed, since a parser's complaint would quote it.
+    if re.search(":.*@", text.partition("://")[2] or text):
+        raise ValueError(f"it holds a password; {_PASSWORD_ADVICE}")
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError("it can't be read, or its port is none") from None
     if url.scheme not in ("redis", "rediss", "unix"):
         raise ValueError("not a Redis URL")
-    if url.scheme != "unix" and (not url.hostname or not re.fullmatch(r"/?[0-9]*", url.path)):
-        raise ValueError("no host, or a database that is no number")
-    _ = url.port  # raises ValueError for a port that isn't one
+    if url.query or url.fragment:
+        raise ValueError("what follows ? or # is not read; there are settings of their own")
+    if url.scheme == "unix" and (url.hostname or not url.path):
+        raise ValueError("a path must follow unix://, as in unix:///run/redis.sock")
+    if url.scheme != "unix" and (not url.hostname or port == 0 or not re.fullmatch(r"/?[0-9]{0,5}", url.path)):
+        raise ValueError("no host, port 0, or a database that is no number")
     return text
 
 
@@ -276,7 +292,7 @@ def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
     found = []
     for part in text.split(",") if text else ():
         host, _, port = part.strip().rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}:[0-9]{1,5}", f"{host}:{port}") or not 0 < int(port) < 65536:
             raise ValueError(f"{shorten(part)!r} is not host:port")
         found.append((host, int(port)))
     return tuple(found)
@@ -287,6 +303,7 @@ _NOT_NEGATIVE = "a number, 0 or more"
 _STREAM = "a stream's name"
 _FLAG = "true or false"
 _PATH = "a path, or nothing"
+_PASSWORD_ADVICE = "a password belongs into a file, named in REDIS_PASSWORD_FILE"  # noqa: S105  # an advice, not a password
 
 VARIABLES: tuple[Variable, ...] = (
     Variable("HARVEST_MODE", "shadow", _choice("shadow", "live"), "shadow or live",
@@ -369,28 +386,28 @@ VARIABLES: tuple[Variable, ...] = (
              "Out, shadow: what would have been done.", "Streams"),
     Variable("STREAM_HARVEST_REJECTED", "quantum:stream:harvest.rejected", _key_name, _STREAM,
              "Out: entries that could not be used, with the reason.", "Streams"),
-    Variable("REDIS_HOST", "127.0.0.1", _key_name, "a host name or address", "Where Redis is.", "Redis"),
+    Variable("REDIS_HOST", "127.0.0.1", _host, "a host name or address", "Where Redis is.", "Redis"),
     Variable("REDIS_PORT", "6379", _integer(1, 65535), "1 to 65535", "Its port.", "Redis"),
     Variable("REDIS_DB", "0", _integer(0, 65535), "0 to 65535", "Its database.", "Redis"),
-    Variable("REDIS_SOCKET", "", _any, _PATH, "Its Unix socket, instead of host and port.", "Redis"),
+    Variable("REDIS_SOCKET", "", _printable, _PATH, "Its Unix socket, instead of host and port.", "Redis"),
     Variable("REDIS_URL", "", _url, "redis://, rediss:// or unix:// without a password, or nothing",
              "All of that in one, instead of host, port and database.", "Redis"),
-    Variable("REDIS_USERNAME", "", _any, "a name, or nothing", "The ACL user.", "Redis"),
-    Variable("REDIS_PASSWORD_FILE", "", _any, _PATH, "File that holds the password, and nothing else.", "Redis"),
+    Variable("REDIS_USERNAME", "", _printable, "a name, or nothing", "The ACL user.", "Redis"),
+    Variable("REDIS_PASSWORD_FILE", "", _printable, _PATH, "File that holds the password, and nothing else.", "Redis"),
     Variable("REDIS_TLS", "false", _flag, _FLAG, "Whether to speak TLS; the server's certificate is always checked.",
              "Redis"),
-    Variable("REDIS_TLS_CA_FILE", "", _any, _PATH, "CA certificates to trust instead of the system's.", "Redis"),
-    Variable("REDIS_TLS_CERT_FILE", "", _any, _PATH, "Own certificate, where the server wants one.", "Redis"),
-    Variable("REDIS_TLS_KEY_FILE", "", _any, _PATH, "Its key.", "Redis"),
+    Variable("REDIS_TLS_CA_FILE", "", _printable, _PATH, "CA certificates to trust instead of the system's.", "Redis"),
+    Variable("REDIS_TLS_CERT_FILE", "", _printable, _PATH, "Own certificate, where the server wants one.", "Redis"),
+    Variable("REDIS_TLS_KEY_FILE", "", _printable, _PATH, "Its key.", "Redis"),
     Variable("REDIS_SENTINELS", "", _sentinels, "host:port,host:port, or nothing",
              "Sentinels to ask for the master.", "Redis"),
-    Variable("REDIS_SENTINEL_MASTER", "", _any, "a name, or nothing", "The master's name there.", "Redis"),
+    Variable("REDIS_SENTINEL_MASTER", "", _printable, "a name, or nothing", "The master's name there.", "Redis"),
     Variable("REDIS_TIMEOUT_SEC", "5", _decimal("1", "60"), "1 to 60",
              "How long to wait for a connection or a reply, in seconds.", "Redis"),
     Variable("LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR",
              "What is logged.", "Log"),
     Variable("LOG_FORMAT", "text", _choice("text", "json"), "text or json", "As lines of text or of JSON.", "Log"),
-    Variable("LOG_FILE", "", _any, _PATH, "File to log to; nothing: stderr.", "Log"),
+    Variable("LOG_FILE", "", _printable, _PATH, "File to log to; nothing: stderr.", "Log"),
 )  # fmt: skip  # a table reads better as one
 
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
@@ -400,12 +417,16 @@ def load(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
     """The settings from `env_file`, else from `environ`. Raises `ConfigError` with every fault at once."""
     faults: list[str] = []
     if env_file is None:
-        given = {name: value for name, value in environ.items() if name.startswith(PREFIXES)}
+        given = {name: value for name, value in environ.items() if name.startswith(PREFIXES) or name in _BY_NAME}
         origins = dict.fromkeys(given, "environment")
     else:
         given, origins = _read_file(env_file, faults)
-    faults += [_unknown(name, origins[name]) for name in given if name not in _BY_NAME and name not in RESERVED]
-    namespace = given.get("HARVEST_NAMESPACE", DEFAULT_NAMESPACE)
+    faults += [
+        _unknown(name, value, origins[name])
+        for name, value in given.items()
+        if name not in _BY_NAME and name not in RESERVED
+    ]
+    namespace = _namespace(given)
     values: dict[str, str] = {}
     parsed: dict[str, Any] = {}
     for variable in VARIABLES:
@@ -416,13 +437,20 @@ def load(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
             parsed[variable.attribute] = variable.parse(text)
         except ValueError as fault:
             where = origins.get(variable.name, "default")
-            shown = "" if "password" in str(fault) else f"={shorten(text)!r}"
-            faults.append(f"{variable.name}{shown} ({where}): {fault}; accepted: {variable.accepts}")
+            faults.append(f"{_shown(variable.name, text)} ({where}): {fault}; accepted: {variable.accepts}")
     if not faults:
         faults += _contradictions(parsed)
     if faults:
         raise ConfigError(tuple(faults))
     return Loaded(Settings(**parsed), {name: origins.get(name, "default") for name in _BY_NAME}, values)
+
+
+def _namespace(given: Mapping[str, str]) -> str:
+    """The namespace that the defaults of other settings have; a bad one is complained of once, not in each of them."""
+    try:
+        return _key_name(given.get("HARVEST_NAMESPACE", DEFAULT_NAMESPACE))
+    except ValueError:
+        return DEFAULT_NAMESPACE
 
 
 def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -443,16 +471,17 @@ def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str,
         where = f"{path} line {number}"
         found = re.fullmatch(r"([A-Z][A-Z0-9_]*)=(.*)", line)
         if found is None:
-            faults.append(f"{where}: {shorten(_no_secret(line))!r} is not of the form NAME=value")
+            faults.append(f"{where}: {_start_of(line)!r} is not of the form NAME=value")
             continue
         name, value = found.groups()
-        if value != value.strip() or re.search(r"[\"'`\\]|\s#|\$[A-Za-z_{(]", value):
+        if value != value.strip() or not value.isprintable() or re.search(r"[\"'`\\]|\s#|\$[A-Za-z_{(]", value):
             faults.append(
-                f"{where}: {name} must have no quotes, backslashes, $NAME, trailing comment or spaces around the value"
+                f"{_shown(name, value)} ({where}): a value has no quotes, backslashes, $NAME or control characters, "
+                "no comment behind it and no spaces around it; accepted: NAME=value"
             )
             continue
         if name in origins:
-            faults.append(f"{where}: {name} stands twice, first at {origins[name]}")
+            faults.append(f"{_shown(name, value)} ({where}): it stands twice, first at {origins[name]}; accepted: once")
             continue
         origins[name] = where
         kept.append(line)
@@ -460,31 +489,77 @@ def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str,
     return {name: value or "" for name, value in read.items()}, origins
 
 
-def _no_secret(line: str) -> str:
-    return line.partition("=")[0] + "=…" if "PASS" in line.upper() else line
+def _start_of(line: str) -> str:
+    """What may be shown of a line that is no assignment: it may well be a password that was put into the wrong file."""
+    name = re.match(r"\W*(?:export\s+)?(?:HARVEST|STREAM|REDIS|LOG)_\w*", line, re.IGNORECASE)
+    return f"{shorten(name[0])}…" if name else "…"
 
 
-def _unknown(name: str, where: str) -> str:
-    if name == "REDIS_PASSWORD":
-        return f"{name} ({where}): a password does not belong here; put it into a file, named in REDIS_PASSWORD_FILE"
+def _is_secret(name: str, value: str) -> bool:
+    """Whether the value may hold what must not be shown: a URL with a user, or a name that sounds like a secret."""
+    if name in _BY_NAME:
+        return name == "REDIS_URL" and re.search("[@?]", value) is not None
+    return name.startswith("REDIS_") or re.search(r"PASS|PWD|SECRET|TOKEN|AUTH|CRED|KEY", name) is not None
+
+
+def _shown(name: str, value: str) -> str:
+    return f"{name}=…" if _is_secret(name, value) else f"{name}={shorten(value)!r}"
+
+
+def _unknown(name: str, value: str, where: str) -> str:
     near = difflib.get_close_matches(name, _BY_NAME, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    return f"{name} ({where}): there is no such setting{hint}"
+    if re.search(r"PASS(WORD)?$|PWD$|SECRET$|AUTH$", name):
+        return f"{_shown(name, value)} ({where}): there is no such setting; {_PASSWORD_ADVICE}"
+    hint = f"did you mean {near[0]}?" if near else "`harvest-brain env-template` lists those there are"
+    return f"{_shown(name, value)} ({where}): there is no such setting; {hint}"
 
 
 def _contradictions(parsed: Mapping[str, Any]) -> Iterator[str]:
+    """Settings of which one would be ignored without a word."""
     streams = [variable for variable in VARIABLES if variable.section == "Streams" and parsed[variable.attribute]]
     for number, variable in enumerate(streams):
         for other in streams[:number]:
             if parsed[variable.attribute] == parsed[other.attribute]:
                 yield f"{variable.name}={parsed[variable.attribute]!r}: {other.name} has the same stream"
-    if bool(parsed["redis_sentinels"]) != bool(parsed["redis_sentinel_master"]):
-        yield "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"
-    if bool(parsed["redis_tls_cert_file"]) != bool(parsed["redis_tls_key_file"]):
-        yield "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: give both or neither"
-    ways = [name for name in ("redis_url", "redis_socket", "redis_sentinels") if parsed[name]]
+    for one, other_name in (
+        ("REDIS_SENTINELS", "REDIS_SENTINEL_MASTER"),
+        ("REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"),
+    ):
+        if bool(parsed[one.lower()]) != bool(parsed[other_name.lower()]):
+            yield f"{one} and {other_name}: give both or neither"
+    url = urlsplit(parsed["redis_url"])
+    yield from _two_addresses(parsed, url)
+    yield from _tls_in_vain(parsed, url)
+
+
+def _two_addresses(parsed: Mapping[str, Any], url: SplitResult) -> Iterator[str]:
+    ways = [name for name in ("REDIS_URL", "REDIS_SOCKET", "REDIS_SENTINELS") if parsed[name.lower()]]
     if len(ways) > 1:
-        yield f"{' and '.join(way.upper() for way in ways)}: give one of them"
+        yield f"{' and '.join(ways)}: give one of them"
+    by_tcp = url.scheme in ("redis", "rediss")
+    said: dict[str, object] = {} if by_tcp or not ways else {"REDIS_HOST": "another way", "REDIS_PORT": "another way"}
+    if by_tcp:
+        said["REDIS_HOST"] = url.hostname
+    if url.port:
+        said["REDIS_PORT"] = url.port
+    if by_tcp and url.path.strip("/"):
+        said["REDIS_DB"] = int(url.path.strip("/"))
+    if url.username:
+        said["REDIS_USERNAME"] = unquote(url.username)
+    for name, elsewhere in said.items():
+        value = parsed[name.lower()]
+        if value not in (elsewhere, _BY_NAME[name].parse(_BY_NAME[name].default)):
+            yield f"{name}={value!r}: {ways[0]} says otherwise; give one of them"
+
+
+def _tls_in_vain(parsed: Mapping[str, Any], url: SplitResult) -> Iterator[str]:
+    tls = url.scheme == "rediss" or (parsed["redis_tls"] and not url.scheme and not parsed["redis_socket"])
+    if parsed["redis_tls"] and not tls:
+        way = "REDIS_SOCKET" if parsed["redis_socket"] else "REDIS_URL"
+        yield f"REDIS_TLS=true: {way} names a connection without TLS; accepted: false, or rediss:// in REDIS_URL"
+    for name in ("REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"):
+        if parsed[name.lower()] and not tls:
+            yield f"{name}={parsed[name.lower()]!r}: there is no TLS; accepted: nothing, or REDIS_TLS=true"
 
 
 def template() -> str:
