@@ -31,6 +31,7 @@ lint: $(VENV)/dev.installed ## style, types, import laws
 
 unit: $(VENV)/dev.installed ## the rules, without Redis
 	$(PYTEST) tests/unit -n $(WORKERS) --cov --cov-report=term:skip-covered
+	$(BIN)/python -m coverage report --include='*/harvest_brain/core/*' --fail-under=100 --show-missing --skip-covered
 
 integration: $(VENV)/dev.installed containers ## the real daemon against a real Redis
 	$(PYTEST) tests/integration -n $(WORKERS)

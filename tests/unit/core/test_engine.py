@@ -682,7 +682,9 @@ def test_a_rung_that_is_due_but_not_reached_any_more_waits_for_its_price(way: Wa
 
 
 @pytest.mark.parametrize(("age_ms", "fires"), [(0, True), (30_000, True), (30_001, False), (10**9, False)])
-def test_a_price_fires_only_while_it_is_fresh(way: Way, live: bool, age_ms: int, fires: bool) -> None:
+def test_incident_11_a_price_fires_only_while_it_is_fresh_so_a_backlog_fires_nothing(
+    way: Way, live: bool, age_ms: int, fires: bool
+) -> None:
     world = World(policy(live=live))
     world.open(way)
     assert bool(world.price(way.at(1), after_ms=10**9 + 1, age_ms=age_ms)) is fires
