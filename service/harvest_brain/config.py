@@ -65,6 +65,8 @@ class Settings:
     mode: str
     namespace: str
     start: str
+    live_catch_up: bool
+    live_allow_volatile_redis: bool
     ladder: tuple[Rung, ...]
     min_r: Decimal
     set_be_at_r: Decimal
@@ -83,6 +85,8 @@ class Settings:
     min_notional: Decimal
     dust: str
     spot: bool
+    pending_timeout_sec: int
+    snapshot_settle_sec: int
     reduce_only: bool
     require_fresh_snapshot_sec: int
     max_actions_per_min: int
@@ -93,6 +97,9 @@ class Settings:
     lease_sec: int
     batch_size: int
     stream_maxlen: int
+    wait_replicas: int
+    wait_aof: bool
+    wait_timeout_ms: int
     group: str
     consumer: str
     stream_execution_result: str
@@ -155,6 +162,8 @@ class Settings:
             fresh_ms=self.require_fresh_snapshot_sec * 1000,
             max_jump_pct=self.max_jump_pct,
             spot=self.spot,
+            pending_ms=self.pending_timeout_sec * 1000,
+            settle_ms=self.snapshot_settle_sec * 1000,
         )
 
     def endpoint(self) -> Endpoint:
@@ -301,6 +310,7 @@ def _sentinels(text: str) -> tuple[tuple[str, int], ...]:
 _POSITIVE = "a number above 0"
 _NOT_NEGATIVE = "a number, 0 or more"
 _STREAM = "a stream's name"
+_STREAM_OR_NOTHING = "a stream's name, or nothing"
 _FLAG = "true or false"
 _PATH = "a path, or nothing"
 _PASSWORD_ADVICE = "a password belongs into a file, named in REDIS_PASSWORD_FILE"  # noqa: S105  # an advice, not a password
@@ -315,6 +325,12 @@ VARIABLES: tuple[Variable, ...] = (
              "Mode"),
     Variable("HARVEST_START", "0", _choice("0", "$"), "0 or $",
              "Where a first start begins, without state or group: 0 the oldest entry, $ only new ones.", "Mode"),
+    Variable("HARVEST_LIVE_CATCH_UP", "false", _flag, _FLAG,
+             "Whether going from shadow to live orders what shadow mode only suggested. Else open positions skip it.",
+             "Mode"),
+    Variable("HARVEST_LIVE_ALLOW_VOLATILE_REDIS", "false", _flag, _FLAG,
+             "Whether live mode may run on a Redis without append-only file or with eviction. Else it stays in shadow.",
+             "Mode"),
     Variable("HARVEST_LADDER", "0.5:0.25,1.0:0.25,1.5:0.25", parse_ladder,
              "R:fraction pairs, levels increasing, fractions adding up to at most 1",
              "At each R, close that fraction of the position's peak size.", "Ladder"),
@@ -349,6 +365,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HARVEST_MIN_NOTIONAL", "0", _decimal("0"), _NOT_NEGATIVE,
              "Smallest order value (quote currency); less is carried to the next rung.", "Exchange"),
     Variable("HARVEST_SPOT", "false", _flag, _FLAG, "On spot, fees in the base asset reduce the position.", "Exchange"),
+    Variable("HARVEST_PENDING_TIMEOUT_SEC", "60", _integer(1, 86400), "1 to 86400",
+             "After so long a silence (seconds) an order's fate is unknown: still reserved, never retried.",
+             "Exchange"),
+    Variable("HARVEST_SNAPSHOT_SETTLE_SEC", "5", _integer(0, 3600), "0 to 3600",
+             "A snapshot this soon after a fill (seconds) may not show it yet and is ignored.", "Exchange"),
     Variable("HARVEST_REDUCE_ONLY", "true", _always_true, "true",
              "Every order is reduce-only. It stands here to be seen; false is refused.", "Gates"),
     Variable("HARVEST_REQUIRE_FRESH_SNAPSHOT_SEC", "30", _integer(1, 3600), "1 to 3600",
@@ -370,13 +391,20 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("HARVEST_BATCH_SIZE", "2000", _integer(1, 5000), "1 to 5000", "Entries read at once.", "Running"),
     Variable("HARVEST_STREAM_MAXLEN", "100000", _integer(100, 10**9), "100 to 1000000000",
              "Length to which the streams are trimmed that only HarvestBrain writes.", "Running"),
+    Variable("HARVEST_WAIT_REPLICAS", "0", _integer(0, 100), "0 to 100",
+             "So many replicas must have a commit before it counts as done.", "Running"),
+    Variable("HARVEST_WAIT_AOF", "false", _flag, _FLAG,
+             "Whether it must be synced to the append-only file, here and on those replicas (needs Redis 7.2).",
+             "Running"),
+    Variable("HARVEST_WAIT_TIMEOUT_MS", "1000", _integer(1, 30000), "1 to 30000",
+             "How long to wait for that, in milliseconds; then everything is read anew.", "Running"),
     Variable("STREAM_EXECUTION_RESULT", "quantum:stream:execution.result", _key_name, _STREAM,
              "In: fills, prices and order news.", "Streams"),
-    Variable("STREAM_POSITION_SNAPSHOT", "quantum:stream:position.snapshot", _key_name, _STREAM,
-             "In: position snapshots.", "Streams"),
-    Variable("STREAM_PNL_SNAPSHOT", "quantum:stream:pnl.snapshot", _key_name, _STREAM, "In: profit snapshots.",
-             "Streams"),
-    Variable("STREAM_MARKET_PRICE", "", _optional(_key_name), "a stream's name, or nothing",
+    Variable("STREAM_POSITION_SNAPSHOT", "quantum:stream:position.snapshot", _optional(_key_name), _STREAM_OR_NOTHING,
+             "In: position snapshots, which the books are held against. Nothing: not read.", "Streams"),
+    Variable("STREAM_PNL_SNAPSHOT", "quantum:stream:pnl.snapshot", _optional(_key_name), _STREAM_OR_NOTHING,
+             "In: profit snapshots, a cross-check that is only reported. Nothing: not read.", "Streams"),
+    Variable("STREAM_MARKET_PRICE", "", _optional(_key_name), _STREAM_OR_NOTHING,
              "In: prices at any rate, of which only the newest per symbol counts. Nothing: not read.", "Streams"),
     Variable("STREAM_TRADE_INTENT", "quantum:stream:trade.intent", _key_name, _STREAM, "Out, live: harvests.",
              "Streams"),

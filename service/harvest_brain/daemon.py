@@ -141,7 +141,7 @@ class Daemon:
         self._log.info("leading from cursor %s with %d positions", store.cursor, positions)
         if written_mode == "shadow" and self._policy.live:
             self._log.warning("shadow to live: the rungs crossed so far are skipped in the epochs that are open")
-            store.send_commit(enter_live(store.state))
+            store.send_commit(enter_live(store.state, catch_up=self._settings.live_catch_up))
             self._adopt_commit(store)
 
     def _lead(self, store: Store) -> None:

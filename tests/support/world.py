@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from harvest_brain.core.engine import Book, Decision, Gate, State, decide
-from harvest_brain.core.events import Event, Fill, Key, OrderRef, OrderUpdate, PositionSide, Price, Side
+from harvest_brain.core.events import Event, Fill, Key, OrderRef, OrderUpdate, PositionSide, Price, Side, Snapshot
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import Policy, Terms, parse_ladder
@@ -97,6 +97,7 @@ class World:
         self.published: set[str] = set()
         self.intents: list[Intent] = []
         self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
         self.realized = ZERO
         self.now_ms = START_MS
         self._book_filter = book_filter
@@ -154,6 +155,29 @@ class World:
             f"{self.now_ms}-0", self.now_ms, symbol, status, status != "NEW", OrderRef(order, client, correlation)
         )
 
+    def snapshot(
+        self,
+        qty: Number,
+        average: Number = ENTRY,
+        *,
+        mark: Number | None = None,
+        stop: Number | None = None,
+        after_ms: int = 10_000,
+        symbol: str = SYMBOL,
+        position_side: PositionSide = PositionSide.NET,
+    ) -> Snapshot:
+        """What somebody else says the position is, `after_ms` later; `qty` is signed."""
+        self.now_ms += after_ms
+        return Snapshot(
+            f"{self.now_ms}-0",
+            self.now_ms,
+            Key("", symbol, position_side),
+            Decimal(qty),
+            Decimal(average),
+            None if mark is None else Decimal(mark),
+            None if stop is None else Decimal(stop),
+        )
+
     # Deciding.
 
     @property
@@ -179,6 +203,7 @@ class World:
         self.tokens -= len(decision.intents)
         self.intents += decision.intents
         self.counts.update(decision.counts)
+        self.notes += decision.notes
         self.realized += decision.realized
         return decision.intents
 

@@ -10,6 +10,8 @@ The rules, and why they are like this:
   is counted by its reason.
 * A price moves the market memory whether it is fresh or not (a backlog is true history), but fires nothing when stale.
 * A rung is compared exactly at its trigger; all rungs that a price has crossed make one intent and are marked together.
+* A silence makes a reservation unknown by the time of the entries of its symbol, not by a clock, so the same entries
+  make the same state.
 * What the rate holds back waits in order: a position that waits has the next token, as long as its price stays fresh.
 
 Thought of and left out: prices of fills as triggers (a fill of another order is no quote one could trade at; it only
@@ -20,12 +22,28 @@ failure is not a failure).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_DOWN, Decimal, localcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from harvest_brain.core.events import Event, Fill, Key, Malformed, OrderUpdate, Price, Side
+from harvest_brain.core.events import (
+    PLAUSIBLE_ARRIVAL_MS,
+    Clear,
+    Event,
+    Fill,
+    Gap,
+    Key,
+    Malformed,
+    OrderUpdate,
+    Passed,
+    PnlSnapshot,
+    Price,
+    Release,
+    Side,
+    Snapshot,
+    happened_ms,
+)
 from harvest_brain.core.intents import Action, Intent, belongs_to, harvest_claim, own_name, stop_claim
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, INFINITY, ZERO, plain
@@ -38,21 +56,33 @@ from harvest_brain.core.policy import (
     trailing_stop,
     worth_moving,
 )
-from harvest_brain.core.position import Epoch, Position, Reservation, fold, settle_fill, settle_update
+from harvest_brain.core.position import (
+    Epoch,
+    Position,
+    Reservation,
+    ReservationState,
+    fold,
+    give_up,
+    settle_fill,
+    settle_update,
+    suspected,
+    time_out,
+)
+from harvest_brain.core.reconcile import compare, differs_grossly, excludes, skip_crossed
 
 FUTURE_MS = 5_000
 R_PLACES = Decimal("0.0001")
 
-# An entry id's time is only believed when it looks like one: 2001-09-09 or later, in milliseconds.
-PLAUSIBLE_ARRIVAL_MS = 10**12
+NEVER_MS = 2**63
 
 
 class Book(NamedTuple):
     """All that is known of one symbol: its price memory while a position is open, and its positions.
 
     A price strictly between `quiet_above` and `quiet_below` can change nothing but the price memory, unless it closes a
-    bar while a stop trails (`trails`). So a tick that crosses nothing costs two comparisons. That is an optimisation:
-    with an empty quiet range the same is decided.
+    bar while a stop trails (`trails`), or makes a reservation unknown of which nothing was heard since `silent_since`.
+    So a tick that crosses nothing costs three comparisons. That is an optimisation: with an empty quiet range the same
+    is decided.
     """
 
     market: Market | None
@@ -60,6 +90,7 @@ class Book(NamedTuple):
     quiet_above: Decimal = -INFINITY
     quiet_below: Decimal = INFINITY
     trails: bool = False
+    silent_since: int = NEVER_MS
 
 
 class Waiting(NamedTuple):
@@ -95,7 +126,7 @@ class Gate:
     """What the world permits at this moment, as the shell last saw it; the commit checks it again.
 
     `now_ms` is the Redis server's clock; `tokens` how many intents the rate still allows; `known_fills` what is stored
-    under each identity that `fill_identity` gives for the fills of this batch; `published` the claims that exist;
+    under each of the `remembered_names` of this batch; `published` the claims that exist;
     `terms` the terms of symbols that have overrides.
     """
 
@@ -115,7 +146,8 @@ class Gate:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to commit. `applied` maps identities of fills to what is stored under them; `counts` says what was seen,
-    passed over and refused, by reason; `realized` sums what the fills brought in (quote currency, before fees)."""
+    passed over and refused, by reason; `realized` sums what the fills brought in (quote currency, before fees); `notes`
+    are sentences that the operator should read."""
 
     books: Mapping[str, Book]
     waiting: tuple[Waiting, ...]
@@ -124,6 +156,7 @@ class Decision:
     rejected: tuple[Malformed, ...]
     counts: Mapping[str, int]
     realized: Decimal = ZERO
+    notes: tuple[str, ...] = ()
 
 
 class Identity(NamedTuple):
@@ -150,31 +183,40 @@ def fill_identity(fill: Fill) -> Identity:
     return Identity("", content)
 
 
+def last_fill_name(key: Key) -> str:
+    """The name under which it is remembered when the last fill of a position was, in milliseconds."""
+    return f"{key}:last"
+
+
+def remembered_names(state: State, events: Iterable[Event]) -> list[str]:
+    """The names under which something may be remembered that deciding about `events` needs."""
+    names: dict[str, None] = {}
+    for event in events:
+        if type(event) is Fill:
+            names[fill_identity(event).name] = None
+        elif type(event) is Snapshot:
+            names[last_fill_name(event.key)] = None
+        elif type(event) is PnlSnapshot and event.symbol in state.books:
+            names.update((last_fill_name(position.key), None) for position in state.books[event.symbol].positions)
+    names.pop("", None)
+    return list(names)
+
+
 def decide(state: State, events: Sequence[Event], gate: Gate, policy: Policy) -> Decision:
     """What `events`, in stream order, come to. Pure; see the module's text."""
     with localcontext(ARITHMETIC):
         batch = _Batch(state, gate, policy)
         for event in events:
-            if type(event) is Price:
-                batch.price(event)
-            elif type(event) is Fill:
-                batch.fill(event)
-            elif type(event) is OrderUpdate:
-                batch.order_update(event)
-            elif type(event) is Malformed:
-                batch.rejected.append(event)
-                batch.counts["malformed"] += 1
-            else:
-                batch.counts[f"status:{event.status}"] += 1
+            _HANDLERS[type(event)](batch, event)
         return batch.decision()
 
 
 def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
     """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten."""
-    kept = tuple(p for p in positions if p.epoch is not None or p.suspect)
+    kept = tuple(p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms)
     if market is None or all(p.epoch is None for p in kept):
         return Book(None, kept)
-    low, high, trails = -INFINITY, INFINITY, False
+    low, high, trails, silent_since = -INFINITY, INFINITY, False, NEVER_MS
     with localcontext(ARITHMETIC):
         for position in kept:
             if position.epoch is None:
@@ -185,7 +227,10 @@ def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
             else:
                 low = max(low, edge)
             trails = trails or position.epoch.extreme is not None
-    return Book(market, kept, low, high, trails)
+            for reservation in position.epoch.reservations:
+                if reservation.state is not ReservationState.UNKNOWN:
+                    silent_since = min(silent_since, reservation.heard_ms)
+    return Book(market, kept, low, high, trails, silent_since)
 
 
 def _next_edge(position: Position, market: Market) -> Decimal:
@@ -209,25 +254,38 @@ def _next_edge(position: Position, market: Market) -> Decimal:
     return sign * min((sign * edge for edge in edges), default=INFINITY)
 
 
-def enter_live(state: State) -> Decision:
+def enter_live(state: State, *, catch_up: bool = False) -> Decision:
     """What going from shadow to live does to the open epochs: every rung that was crossed by then, fired or not, is
-    skipped, and nothing is owed from before, so there is no burst."""
-    books: dict[str, Book] = {}
-    for symbol, book in state.books.items():
-        positions = [
-            p if p.epoch is None else replace(p, epoch=_without_arrears(p.epoch, p.epoch.crossed))
-            for p in book.positions
-        ]
-        books[symbol] = book_of(book.market, positions)
+    skipped, and nothing is owed from before, so there is no burst. To `catch_up` instead, the rungs that shadow mode
+    passed are armed again, and the next fresh price fires those it reaches; what live mode did before stays done."""
+    return _changed_mode(state, _caught_up if catch_up else lambda position: _spent(skip_crossed(position)))
+
+
+def leave_live(state: State) -> Decision:
+    """What going from live to shadow does: the rungs that are through are closed for good, as their orders are out.
+    Reservations stay, since those orders are on their way whatever mode is next."""
+    return _changed_mode(state, _spent)
+
+
+def _changed_mode(state: State, change: Callable[[Position], Position]) -> Decision:
+    books = {
+        symbol: book_of(book.market, [p if p.epoch is None else change(p) for p in book.positions])
+        for symbol, book in state.books.items()
+    }
     return Decision(books, state.waiting, {}, (), (), {})
 
 
-def _without_arrears(epoch: Epoch, crossed: int) -> Epoch:
-    rungs = tuple(
-        RungState.SKIPPED if index < crossed or rung is not RungState.ARMED else rung
-        for index, rung in enumerate(epoch.rungs)
-    )
-    return replace(epoch, rungs=rungs, target=epoch.issued)
+def _spent(position: Position) -> Position:
+    return _remarked(position, lambda rung: rung if rung is RungState.ARMED else RungState.SKIPPED)
+
+
+def _caught_up(position: Position) -> Position:
+    return _remarked(position, lambda rung: rung if rung is RungState.SKIPPED else RungState.ARMED)
+
+
+def _remarked(position: Position, mark: Callable[[RungState], RungState]) -> Position:
+    epoch = position.open_epoch
+    return replace(position, epoch=replace(epoch, rungs=tuple(map(mark, epoch.rungs)), target=ZERO, issued=ZERO))
 
 
 class _Batch:
@@ -246,6 +304,7 @@ class _Batch:
         self.rejected: list[Malformed] = []
         self.counts: Counter[str] = Counter()
         self.realized = ZERO
+        self.notes: list[str] = []
 
     def decision(self) -> Decision:
         return Decision(
@@ -256,10 +315,18 @@ class _Batch:
             tuple(self.rejected),
             self.counts,
             self.realized,
+            tuple(self.notes),
         )
 
     def book(self, symbol: str) -> Book | None:
         return self.books.get(symbol) or self.before.get(symbol)
+
+    def malformed(self, event: Malformed) -> None:
+        self.rejected.append(event)
+        self.counts["malformed"] += 1
+
+    def passed(self, event: Passed) -> None:
+        self.counts[f"status:{event.status}"] += 1
 
     # Fills and orders: always tracked.
 
@@ -288,18 +355,15 @@ class _Batch:
 
     def _clash(self, fill: Fill, identity: Identity, stored: str) -> None:
         self.counts["fill:clash"] += 1
-        book = self.book(fill.key.symbol) or Book(None, ())
-        position = _find(book.positions, fill.key) or Position(fill.key)
-        reason = f"{identity.name} came as {stored} and as {identity.content}"
-        self._put(book.market, book.positions, position, replace(position, suspect=position.suspect or reason))
+        book, position = self._held(fill.key)
+        self._put(book, suspected(position, f"{identity.name} came as {stored} and as {identity.content}"))
 
     def _apply(self, fill: Fill, identity: str) -> None:
         self.counts["fill:applied"] += 1
-        symbol = fill.key.symbol
-        book = self.book(symbol) or Book(None, ())
-        position = _find(book.positions, fill.key) or Position(fill.key)
-        terms = self.gate.terms.get(symbol, self.policy.terms)
-        folded = fold(position, fill, identity, terms, spot=self.policy.spot)
+        time_ms = happened_ms(fill.time_ms, int(fill.entry_id.partition("-")[0]))
+        self.applied[last_fill_name(fill.key)] = str(time_ms)
+        book, position = self._held(fill.key)
+        folded = fold(position, fill, identity, self._terms(fill.key), spot=self.policy.spot)
         after = folded.position
         self.realized += folded.realized
         was, now = position.epoch, after.epoch
@@ -315,24 +379,126 @@ class _Batch:
         own = own_name(fill.order)
         in_its_epoch = was is not None and belongs_to(was.epoch_id, own)
         if own and not (in_its_epoch and (now is None or reduced)):
-            after = replace(after, suspect=after.suspect or f"late fill across zero: {own}")
-        self._put(book.market or Market(fill.price), book.positions, position, after)
+            after = suspected(after, f"late fill across zero: {own}")
+        if time_ms <= position.adopted_ms:
+            after = suspected(after, f"fill {identity} is from before the snapshot that the position was adopted from")
+        if after.claimed is not None:
+            after = replace(after, claimed=None)
+        after = self._timed_out(after, time_ms)
+        self._put(book._replace(market=book.market or Market(fill.price)), after)
 
     def order_update(self, update: OrderUpdate) -> None:
         book = self.book(update.symbol) or Book(None, ())
         for position in book.positions:
             if position.epoch is None:
                 continue
-            settled = settle_update(position.epoch, update.order, ended=update.ended)
+            settled = settle_update(position.epoch, update.order, update.time_ms, ended=update.ended)
             if settled is not position.epoch:
-                self._put(book.market, book.positions, position, replace(position, epoch=settled))
+                self._put(book, self._timed_out(replace(position, epoch=settled), update.time_ms))
                 self.counts["order:ended" if update.ended else "order:acknowledged"] += 1
                 return
         self.counts[f"status:{update.status}"] += 1
 
-    def _put(self, market: Market | None, positions: tuple[Position, ...], old: Position, new: Position) -> None:
-        others = tuple(p for p in positions if p.key != old.key)
-        self.books[old.key.symbol] = book_of(market, (*others, new))
+    def _timed_out(self, position: Position, time_ms: int) -> Position:
+        if position.epoch is None:
+            return position
+        epoch = time_out(position.epoch, time_ms, self.policy.pending_ms)
+        if epoch is position.epoch:
+            return position
+        for reservation in epoch.reservations:
+            if reservation in position.epoch.reservations:
+                continue
+            self.counts["reservation:unknown"] += 1
+            self.notes.append(
+                f"{position.key}: nothing was heard of {reservation.intent_id} for {self.policy.pending_ms // 1000} s; "
+                f"its {plain(reservation.remaining)} stay reserved"
+            )
+        return replace(position, epoch=epoch)
+
+    def _held(self, key: Key) -> tuple[Book, Position]:
+        """The book of the symbol and the position, which may be flat."""
+        book = self.book(key.symbol) or Book(None, ())
+        return book, next((p for p in book.positions if p.key == key), None) or Position(key)
+
+    def _terms(self, key: Key) -> Terms:
+        return self.gate.terms.get(key.symbol, self.policy.terms)
+
+    def _put(self, book: Book, new: Position) -> None:
+        """Put `new` into `book` in the place of the position with its key."""
+        was_suspect = any(p.suspect for p in book.positions if p.key == new.key)
+        if new.suspect and not was_suspect:
+            self.notes.append(f"{new.key} is suspect and not harvested: {new.suspect}")
+        others = tuple(p for p in book.positions if p.key != new.key)
+        self.books[new.key.symbol] = book_of(book.market, (*others, new))
+
+    # What others say: see `reconcile`.
+
+    def snapshot(self, event: Snapshot) -> None:
+        book, position = self._held(event.key)
+        rivals = [p for p in book.positions if p.epoch is not None and excludes(p.key, event.key)]
+        if self._unsettled(event.key, event.time_ms):
+            self.counts["snapshot:too soon after a fill"] += 1
+        elif rivals and event.qty:
+            self.counts["snapshot:mismatch"] += 1
+            for rival in rivals:
+                reason = f"snapshot {event.entry_id} has a {event.key.position_side} position beside it"
+                self._put(self.books.get(event.key.symbol, book), suspected(rival, reason))
+        else:
+            prices = [price for price in (event.mark, book.market and book.market.last) if price is not None]
+            verdict = compare(position, event, prices, self._terms(event.key))
+            self.counts[f"snapshot:{verdict.name}"] += 1
+            self.notes += verdict.notes
+            if verdict.position is not position:
+                market = book.market or (Market(prices[0]) if prices else None)
+                self._put(book._replace(market=market), verdict.position)
+                if verdict.position.epoch is None:
+                    self._no_longer_waits(event.key)
+
+    def _unsettled(self, key: Key, time_ms: int) -> bool:
+        """Whether a snapshot of `time_ms` may not show the last fill yet."""
+        name = last_fill_name(key)
+        last = self.applied.get(name) or self.gate.known_fills.get(name)
+        return last is not None and time_ms < int(last) + self.policy.settle_ms
+
+    def pnl_snapshot(self, event: PnlSnapshot) -> None:
+        book = self.book(event.symbol)
+        held = [] if book is None else [p for p in book.positions if p.epoch is not None]
+        if book is None or book.market is None or any(self._unsettled(p.key, event.time_ms) for p in held):
+            self.counts["pnl:not comparable"] += 1
+        elif differs_grossly(held, book.market.last, event):
+            self.counts["pnl:mismatch"] += 1
+            self.notes.append(f"{event.symbol}: its profit snapshots are far from what its quantity and price come to")
+        else:
+            self.counts["pnl:agrees"] += 1
+
+    def release(self, event: Release) -> None:
+        book = self.book(event.symbol) or Book(None, ())
+        for position in book.positions:
+            epoch = position.epoch and give_up(position.epoch, event.intent_id, event.time_ms, self.policy.pending_ms)
+            if epoch is not position.epoch:
+                self._put(book, replace(position, epoch=epoch))
+                self.counts["operator:released"] += 1
+                self.notes.append(f"{position.key}: the operator released {event.intent_id}; the next rung carries it")
+                return
+        self.counts["operator:refused"] += 1
+        self.notes.append(f"{event.symbol}: there is no reservation {event.intent_id} of unknown fate to release")
+
+    def clear(self, event: Clear) -> None:
+        book = self.book(event.symbol) or Book(None, ())
+        suspects = [p for p in book.positions if p.suspect]
+        for position in suspects:
+            cleared = skip_crossed(replace(position, suspect="", claimed=None))
+            self._put(self.books.get(event.symbol, book), cleared)
+            self.notes.append(f"{position.key}: cleared by the operator, was: {position.suspect}")
+        self.counts["operator:cleared" if suspects else "operator:refused"] += 1
+
+    def gap(self, event: Gap) -> None:
+        self.counts["gap:entries"] += event.missed
+        self.notes.append(event.reason)
+        for symbol, book in {**self.before, **self.books}.items():
+            for position in book.positions:
+                if position.epoch is not None:
+                    self._put(self.books.get(symbol, book), suspected(position, event.reason))
 
     # Prices: tracked, and judged.
 
@@ -347,19 +513,20 @@ class _Batch:
             self.books[event.symbol] = book._replace(market=before._replace(candidate=price))
             return
         terms = next(p.epoch.terms for p in book.positions if p.epoch is not None)
-        time_ms = event.time_ms
-        if PLAUSIBLE_ARRIVAL_MS <= event.arrived_ms < time_ms:
-            time_ms = event.arrived_ms
+        time_ms = happened_ms(event.time_ms, event.arrived_ms)
         market = before.tick(price, time_ms, terms.trail_bar_ms, terms.trail_atr_period)
         quiet = book.quiet_above < price < book.quiet_below
-        if quiet and not (book.trails and market.bar != before.bar):
+        silent = time_ms - book.silent_since > self.policy.pending_ms
+        if quiet and not silent and not (book.trails and market.bar != before.bar):
             self._no_longer_waits(*(p.key for p in book.positions))
-            self.books[event.symbol] = Book(market, book.positions, book.quiet_above, book.quiet_below, book.trails)
+            above, below, trails, since = book.quiet_above, book.quiet_below, book.trails, book.silent_since
+            self.books[event.symbol] = Book(market, book.positions, above, below, trails, since)
             return
+        positions = [self._timed_out(p, time_ms) for p in book.positions] if silent else book.positions
         refusal = self._refusal(event) or ("suspect" if any(p.suspect for p in book.positions) else "")
         self.books[event.symbol] = book_of(
             market,
-            [p if p.epoch is None else self._judge(p, market, event, refusal) for p in book.positions],
+            [p if p.epoch is None else self._judge(p, market, event, refusal) for p in positions],
         )
 
     def _refusal(self, event: Price) -> str:
@@ -433,8 +600,18 @@ class _Batch:
             self.waiting = [w for w in self.waiting if w.key not in keys]
 
 
-def _find(positions: tuple[Position, ...], key: Key) -> Position | None:
-    return next((p for p in positions if p.key == key), None)
+_HANDLERS: Mapping[type, Callable[[_Batch, Any], None]] = {
+    Price: _Batch.price,
+    Fill: _Batch.fill,
+    OrderUpdate: _Batch.order_update,
+    Snapshot: _Batch.snapshot,
+    PnlSnapshot: _Batch.pnl_snapshot,
+    Release: _Batch.release,
+    Clear: _Batch.clear,
+    Gap: _Batch.gap,
+    Passed: _Batch.passed,
+    Malformed: _Batch.malformed,
+}
 
 
 def _noted(position: Position, price: Decimal) -> Position:

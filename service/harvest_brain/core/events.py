@@ -1,6 +1,6 @@
 """What can come in.
 
-One stream entry becomes exactly one of these, so the last event of a batch names the cursor. They are
+One stream entry becomes exactly one of these; a `Gap` stands for entries that never came. They are
 named tuples because a backlog makes a million of them.
 """
 
@@ -103,6 +103,56 @@ class OrderUpdate(NamedTuple):
 
 
 @final
+class Snapshot(NamedTuple):
+    """What somebody else says a position is: `qty` signed, in base asset, 0 for none; `average` entry, `mark` price and
+    `stop` in quote currency. `time_ms` is when it was so, at the latest when it arrived."""
+
+    entry_id: str
+    time_ms: int
+    key: Key
+    qty: Decimal
+    average: Decimal
+    mark: Decimal | None = None
+    stop: Decimal | None = None
+
+
+@final
+class PnlSnapshot(NamedTuple):
+    """What somebody else says the open positions of a symbol have earned so far, in quote currency."""
+
+    entry_id: str
+    time_ms: int
+    symbol: str
+    unrealized: Decimal
+
+
+@final
+class Release(NamedTuple):
+    """The operator says that a harvest of which nothing is known did not happen and will not."""
+
+    entry_id: str
+    time_ms: int
+    symbol: str
+    intent_id: str
+
+
+@final
+class Clear(NamedTuple):
+    """The operator says that the books of a suspect symbol are right."""
+
+    entry_id: str
+    symbol: str
+
+
+@final
+class Gap(NamedTuple):
+    """Entries that nobody will ever read: `missed` of them at least, none where that can't be told."""
+
+    missed: int
+    reason: str
+
+
+@final
 class Passed(NamedTuple):
     """An entry with a status that means nothing here: counted by status and passed over."""
 
@@ -123,4 +173,14 @@ class Malformed(NamedTuple):
     stream: str = ""
 
 
-Event = Fill | Price | OrderUpdate | Passed | Malformed
+# What an entry of the execution stream can be, and all that can come in.
+Execution = Fill | Price | OrderUpdate | Passed | Malformed
+Event = Execution | Snapshot | PnlSnapshot | Release | Clear | Gap
+
+# An entry id's time is only believed when it looks like one: 2001-09-09 or later, in milliseconds.
+PLAUSIBLE_ARRIVAL_MS = 10**12
+
+
+def happened_ms(time_ms: int, arrived_ms: int) -> int:
+    """When it happened, in milliseconds: at the latest when it arrived."""
+    return arrived_ms if PLAUSIBLE_ARRIVAL_MS <= arrived_ms < time_ms else time_ms

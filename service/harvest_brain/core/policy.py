@@ -85,7 +85,8 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What holds for all symbols: the default terms, the mode, and the bounds of the gates."""
+    """What holds for all symbols: the default terms, the mode, the bounds of the gates; after how long a silence an
+    order's fate is unknown, and how long after a fill a snapshot may still not show it."""
 
     terms: Terms
     live: bool = False
@@ -93,6 +94,8 @@ class Policy:
     fresh_ms: int = 30_000
     max_jump_pct: Decimal = Decimal(20)
     spot: bool = False
+    pending_ms: int = 60_000
+    settle_ms: int = 5_000
 
 
 def parse_ladder(text: str) -> tuple[Rung, ...]:

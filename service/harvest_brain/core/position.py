@@ -23,27 +23,37 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from harvest_brain.core.events import Fill, Key, OrderRef, PositionSide
+from harvest_brain.core.intents import own_name
 from harvest_brain.core.numbers import ZERO, plain
 from harvest_brain.core.policy import RungState, Terms, least_risk, risk_of
 
 
 class ReservationState(StrEnum):
-    """How far an intent has come. Ended ones (filled, rejected, expired) are no longer kept."""
+    """How far an intent has come. Ended ones (filled, rejected, expired) are no longer kept. `unknown` is what silence
+    makes of it: still reserved and never retried, since an ambiguous failure is not a failure."""
 
     PUBLISHED = "published"
     ACKED = "acked"
     PARTIAL = "partial"
+    UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """A harvest on its way: `remaining` of its quantity (base asset) is spoken for until it fills or is refused."""
+    """A harvest on its way: `remaining` of its quantity (base asset) is spoken for until it fills or is refused.
+    `heard_ms` is the time of the newest that is known of it, at first its publishing."""
 
     intent_id: str
     remaining: Decimal
-    published_ms: int
+    heard_ms: int
     state: ReservationState = ReservationState.PUBLISHED
     order_id: str = ""
+
+    def at(self, time_ms: int, pending_ms: int) -> Reservation:
+        """What is known of it at `time_ms`, when a silence of more than `pending_ms` makes it unknown."""
+        if self.state is ReservationState.UNKNOWN or time_ms - self.heard_ms <= pending_ms:
+            return self
+        return replace(self, state=ReservationState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,16 +96,27 @@ class Epoch:
         return any(state is not RungState.ARMED for state in self.rungs)
 
 
+class Holding(NamedTuple):
+    """What is held: `qty` signed (base asset), `average` entry (quote currency)."""
+
+    qty: Decimal
+    average: Decimal
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """`qty` is signed (base asset), `average` the entry price (quote currency). `suspect` says, where not empty, by
-    which contradiction it can't be trusted; then it is tracked and never harvested, and remembered even when flat."""
+    which contradiction it can't be trusted; then it is tracked and never harvested, and remembered even when flat.
+    `claimed` is what the last snapshot made of a suspect position, and `adopted_ms` the time of the snapshot that the
+    position was adopted from, which holds every fill before it; see `reconcile`."""
 
     key: Key
     qty: Decimal = ZERO
     average: Decimal = ZERO
     suspect: str = ""
     epoch: Epoch | None = None
+    claimed: Holding | None = None
+    adopted_ms: int = 0
 
     def gain(self, price: Decimal) -> Decimal:
         """Profit per unit at `price`, in quote currency: s * (price - average entry)."""
@@ -160,7 +181,7 @@ def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: b
     held = position.qty
     if delta * fill.side.sign <= 0:
         reason = f"a fee of {plain(base_fee)} leaves nothing of a {fill.side} of {plain(fill.qty)}"
-        return Folded(_contradicted(position, reason), ZERO)
+        return Folded(suspected(position, reason), ZERO)
     if held * delta >= 0:
         return Folded(_grown(position, fill, identity, delta, fees, terms), ZERO)
     if abs(delta) < abs(held):
@@ -185,14 +206,15 @@ def _may_hold(side: PositionSide, qty: Decimal) -> bool:
     return side is PositionSide.NET or (qty > 0) == (side is PositionSide.LONG)
 
 
-def _contradicted(position: Position, reason: str) -> Position:
+def suspected(position: Position, reason: str) -> Position:
+    """`position` with `reason` to distrust it, unless there is one already."""
     return replace(position, suspect=position.suspect or reason)
 
 
 def _grown(position: Position, fill: Fill, identity: str, delta: Decimal, fees: Decimal, terms: Terms) -> Position:
     side = position.key.position_side
     if not _may_hold(side, delta):
-        return _contradicted(position, f"a {fill.side} of {plain(fill.qty)} is more than the {side} side holds")
+        return suspected(position, f"a {fill.side} of {plain(fill.qty)} is more than the {side} side holds")
     if position.epoch is None:
         return _opened(position, fill, identity, delta, fees, terms)
     return _added(position, fill, delta, fees)
@@ -254,6 +276,9 @@ def settle_fill(epoch: Epoch, fill: Fill, left: Decimal) -> tuple[Epoch, bool]:
     what is left can't be outstanding: a reduce-only order has nothing else to reduce.
     """
     named = _meant(epoch.reservations, fill.order)
+    if named is None and own_name(fill.order):
+        # Given up too early, so its share was carried; it is not owed any more.
+        return replace(epoch, issued=epoch.issued + fill.qty, reservations=capped(epoch.reservations, left)), True
     reservation = named or next(iter(epoch.reservations), None)
     if reservation is None:
         return epoch, False
@@ -264,28 +289,50 @@ def settle_fill(epoch: Epoch, fill: Fill, left: Decimal) -> tuple[Epoch, bool]:
         partial = replace(
             reservation,
             remaining=remaining,
+            heard_ms=fill.time_ms,
             state=ReservationState.PARTIAL,
             order_id=reservation.order_id or (fill.order.order_id if named is not None else ""),
         )
         kept = tuple(partial if r is reservation else r for r in epoch.reservations)
-    return replace(epoch, reservations=_capped(kept, left)), True
+    return replace(epoch, reservations=capped(kept, left)), True
 
 
-def settle_update(epoch: Epoch, order: OrderRef, *, ended: bool) -> Epoch:
-    """The epoch after news of an order: an acknowledgement is noted, an end without a fill releases what remained,
-    to be carried to the next rung. Only an order that is recognised by name releases anything."""
+def settle_update(epoch: Epoch, order: OrderRef, time_ms: int, *, ended: bool) -> Epoch:
+    """The epoch after news of an order at `time_ms`: an acknowledgement is noted, an end without a fill releases what
+    remained. Only an order that is recognised by name releases anything."""
     reservation = _meant(epoch.reservations, order)
     if reservation is None:
         return epoch
     if ended:
-        kept = tuple(r for r in epoch.reservations if r is not reservation)
-        return replace(epoch, reservations=kept, issued=epoch.issued - reservation.remaining)
+        return _released(epoch, reservation)
     acked = replace(
         reservation,
-        state=ReservationState.ACKED if reservation.state is ReservationState.PUBLISHED else reservation.state,
+        heard_ms=time_ms,
+        state=reservation.state if reservation.state is ReservationState.PARTIAL else ReservationState.ACKED,
         order_id=reservation.order_id or order.order_id,
     )
     return replace(epoch, reservations=tuple(acked if r is reservation else r for r in epoch.reservations))
+
+
+def _released(epoch: Epoch, reservation: Reservation) -> Epoch:
+    """The epoch without `reservation`, whose remainder is carried to the next rung."""
+    kept = tuple(r for r in epoch.reservations if r is not reservation)
+    return replace(epoch, reservations=kept, issued=epoch.issued - reservation.remaining)
+
+
+def give_up(epoch: Epoch, intent_id: str, time_ms: int, pending_ms: int) -> Epoch:
+    """The epoch after the operator said that nothing comes of an intent any more: its reservation is released, if it is
+    unknown by `time_ms`. While an answer may still come, it stays."""
+    unknown = (r for r in time_out(epoch, time_ms, pending_ms).reservations if r.state is ReservationState.UNKNOWN)
+    if intent_id not in {r.intent_id for r in unknown}:
+        return epoch
+    return _released(epoch, next(r for r in epoch.reservations if r.intent_id == intent_id))
+
+
+def time_out(epoch: Epoch, time_ms: int, pending_ms: int) -> Epoch:
+    """The epoch at `time_ms`: reservations of which nothing was heard for more than `pending_ms` are unknown."""
+    reservations = tuple(r.at(time_ms, pending_ms) for r in epoch.reservations)
+    return epoch if reservations == epoch.reservations else replace(epoch, reservations=reservations)
 
 
 def _meant(reservations: tuple[Reservation, ...], order: OrderRef) -> Reservation | None:
@@ -295,7 +342,7 @@ def _meant(reservations: tuple[Reservation, ...], order: OrderRef) -> Reservatio
     return by_intent or next((r for r in reservations if r.order_id and r.order_id == order.order_id), None)
 
 
-def _capped(reservations: tuple[Reservation, ...], left: Decimal) -> tuple[Reservation, ...]:
+def capped(reservations: tuple[Reservation, ...], left: Decimal) -> tuple[Reservation, ...]:
     """`reservations` with the oldest ones cut where all of them together exceed `left`."""
     excess = sum((r.remaining for r in reservations), ZERO) - left
     kept = []

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 from harvest_brain.core.events import (
-    Event,
+    Execution,
     Fill,
     Key,
     Malformed,
@@ -92,7 +92,7 @@ class _UnusableError(ValueError):
     """Why an entry can't be used."""
 
 
-def decode(entry_id: str, fields: list[bytes]) -> Event:
+def decode(entry_id: str, fields: list[bytes]) -> Execution:
     """The event of an entry of the execution stream. `fields`: name, value, name, value, as Redis holds them."""
     try:
         return _event(entry_id, _document(fields))
@@ -201,7 +201,7 @@ _PARSER = json.JSONDecoder(
 )
 
 
-def _event(entry_id: str, document: _Document) -> Event:
+def _event(entry_id: str, document: _Document) -> Execution:
     status = document.first(STATUS)
     if not isinstance(status, str):
         raise _UnusableError("no status" if status is None else f"status {shorten(repr(status))} is not a text")

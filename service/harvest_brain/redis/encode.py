@@ -18,7 +18,7 @@ from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import plain
 from harvest_brain.core.policy import Dust, Rung, RungState, Terms
-from harvest_brain.core.position import Epoch, Position, Reservation, ReservationState
+from harvest_brain.core.position import Epoch, Holding, Position, Reservation, ReservationState
 
 # What is written, and what can be read: a host goes only to a release that can read what is stored.
 SCHEMA = 1
@@ -185,6 +185,8 @@ def position_text(position: Position) -> str:
             "qty": str(position.qty),
             "avg": str(position.average),
             "suspect": position.suspect,
+            "claimed": None if position.claimed is None else [str(number) for number in position.claimed],
+            "adopted_ms": position.adopted_ms,
             "epoch": None if position.epoch is None else _epoch_raw(position.epoch),
         }
     )
@@ -199,6 +201,8 @@ def parse_position(text: str) -> Position:
         Decimal(raw["avg"]),
         raw["suspect"],
         None if raw["epoch"] is None else _parse_epoch(raw["epoch"]),
+        None if raw["claimed"] is None else Holding(*map(Decimal, raw["claimed"])),
+        raw["adopted_ms"],
     )
 
 
@@ -224,7 +228,7 @@ def _epoch_raw(epoch: Epoch) -> dict[str, Any]:
         "resize_due": epoch.resize_due,
         "extreme": _text(epoch.extreme),
         "reservations": [
-            [r.intent_id, str(r.remaining), r.published_ms, r.state.value, r.order_id] for r in epoch.reservations
+            [r.intent_id, str(r.remaining), r.heard_ms, r.state.value, r.order_id] for r in epoch.reservations
         ],
     }
 
@@ -251,8 +255,8 @@ def _parse_epoch(raw: dict[str, Any]) -> Epoch:
         resize_due=raw["resize_due"],
         extreme=_optional(raw["extreme"]),
         reservations=tuple(
-            Reservation(intent_id, Decimal(remaining), published_ms, ReservationState(state), order_id)
-            for intent_id, remaining, published_ms, state, order_id in raw["reservations"]
+            Reservation(intent_id, Decimal(remaining), heard_ms, ReservationState(state), order_id)
+            for intent_id, remaining, heard_ms, state, order_id in raw["reservations"]
         ),
     )
 

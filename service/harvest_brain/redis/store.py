@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from harvest_brain.core.engine import Book, Decision, Gate, State, book_of, fill_identity
-from harvest_brain.core.events import Event, Fill, Malformed, Price
+from harvest_brain.core.engine import Book, Decision, Gate, State, book_of, remembered_names
+from harvest_brain.core.events import Event, Fill, Malformed, Price, Snapshot
 from harvest_brain.core.intents import Action
 from harvest_brain.core.market import Market
 from harvest_brain.core.policy import Policy, Terms, override_terms
@@ -279,7 +279,7 @@ class Store:
         """The events of a reading. Prices of the market stream are the newest per symbol, and they are left out while
         there may be more of the execution stream: they are for positions that are known to the last fill."""
         # A deleted entry can be listed without fields.
-        events = [decode(entry_id.decode(), fields or []) for entry_id, fields in reading.entries]
+        events: list[Event] = [decode(entry_id.decode(), fields or []) for entry_id, fields in reading.entries]
         if not reading.full:
             newest: dict[str, Price | Malformed] = {}
             for entry_id, fields in reading.ticks:
@@ -295,9 +295,8 @@ class Store:
 
     def send_look(self, events: Sequence[Event]) -> None:
         """Ask for what deciding about `events` needs to know."""
-        fills = [event for event in events if type(event) is Fill]
-        self._identities = list(dict.fromkeys(identity for fill in fills if (identity := fill_identity(fill).name)))
-        self._symbols = list(dict.fromkeys(fill.key.symbol for fill in fills))
+        self._identities = remembered_names(self.state, events)
+        self._symbols = list(dict.fromkeys(event.key.symbol for event in events if isinstance(event, Fill | Snapshot)))
         names = self._names
         keys = [
             *(names.lease, names.kill_switch, names.rate, names.executions),

@@ -394,13 +394,13 @@ def test_a_fill_is_matched_by_correlation_or_client_order_id(order: OrderRef) ->
 
 
 def test_a_fill_is_matched_by_the_order_id_that_was_acknowledged() -> None:
-    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "hb-e-r2"), ended=False)
+    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "hb-e-r2"), 0, ended=False)
     epoch, _ = settle_fill(epoch, harvested("0.1", OrderRef("X2")), PLENTY)
     assert left(epoch) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.2"), "partial")]
 
 
 def test_a_fill_is_matched_by_our_own_id_before_the_order_id() -> None:
-    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X1", "hb-e-r1"), ended=False)
+    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
     epoch, _ = settle_fill(epoch, harvested("0.1", OrderRef("X1", "hb-e-r2")), PLENTY)
     assert left(epoch) == [("hb-e-r1", D("0.3"), "acked"), ("hb-e-r2", D("0.2"), "partial")]
 
@@ -451,33 +451,33 @@ def test_what_is_outstanding_never_exceeds_what_is_left() -> None:
 
 
 def test_an_acknowledgement_is_noted() -> None:
-    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "", "hb-e-r2"), ended=False)
+    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "", "hb-e-r2"), 0, ended=False)
     assert left(epoch) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.3"), "acked")]
     assert epoch.reservations[1].order_id == "X2"
     assert epoch.issued == 1
 
 
 def test_a_second_acknowledgement_changes_nothing() -> None:
-    epoch = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), ended=False)
-    assert settle_update(epoch, OrderRef("X9", "hb-e-r1"), ended=False) == epoch
+    epoch = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
+    assert settle_update(epoch, OrderRef("X9", "hb-e-r1"), 0, ended=False) == epoch
     partial = reserved("0.3", state=ReservationState.PARTIAL)
-    assert left(settle_update(partial, OrderRef("", "hb-e-r1"), ended=False)) == [("hb-e-r1", D("0.3"), "partial")]
+    assert left(settle_update(partial, OrderRef("", "hb-e-r1"), 0, ended=False)) == [("hb-e-r1", D("0.3"), "partial")]
 
 
 @pytest.mark.parametrize("order", [OrderRef("", "hb-e-r2"), OrderRef("", "", "hb-e-r2")])
 def test_an_end_releases_what_remained(order: OrderRef) -> None:
-    epoch = settle_update(reserved("0.3", "0.2"), order, ended=True)
+    epoch = settle_update(reserved("0.3", "0.2"), order, 0, ended=True)
     assert left(epoch) == [("hb-e-r1", D("0.3"), "published")]
     assert epoch.issued == D("0.8")
 
 
 def test_an_end_is_recognised_by_the_acknowledged_order_id() -> None:
-    epoch = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), ended=False)
-    assert settle_update(epoch, OrderRef("X1"), ended=True).reservations == ()
+    epoch = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
+    assert settle_update(epoch, OrderRef("X1"), 0, ended=True).reservations == ()
 
 
 @pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize("order", [OrderRef(), OrderRef("Z", "Z", "Z")])
 def test_news_of_an_order_that_nobody_knows_changes_nothing(order: OrderRef, ended: bool) -> None:
     epoch = reserved("0.3")
-    assert settle_update(epoch, order, ended=ended) is epoch
+    assert settle_update(epoch, order, 0, ended=ended) is epoch

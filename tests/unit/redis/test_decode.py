@@ -10,7 +10,7 @@ from decimal import Decimal
 import pytest
 
 from harvest_brain.core.events import (
-    Event,
+    Execution,
     Fill,
     Key,
     Malformed,
@@ -32,27 +32,27 @@ def entry(fields: dict[str, str]) -> list[bytes]:
     return [part.encode() for pair in fields.items() for part in pair]
 
 
-def flat(text: str) -> Event:
+def flat(text: str) -> Execution:
     """`name value name value`, as in the documentation's examples."""
     return decode(ENTRY_ID, text.encode().split())
 
 
-def carried(message: object, carrier: str = "payload", **envelope: str) -> Event:
+def carried(message: object, carrier: str = "payload", **envelope: str) -> Execution:
     return decode(ENTRY_ID, entry({carrier: json.dumps(message), **envelope}))
 
 
-def fill_with(without: str = "", **fields: object) -> Event:
+def fill_with(without: str = "", **fields: object) -> Execution:
     """The plain fill with `fields` set and one left out, as the JSON of a payload."""
     kept = {name: value for name, value in FILL.items() if name != without}
     return carried({**kept, **fields})
 
 
-def the_fill(event: Event) -> Fill:
+def the_fill(event: Execution) -> Fill:
     assert isinstance(event, Fill), event
     return event
 
 
-def reason(event: Event) -> str:
+def reason(event: Execution) -> str:
     assert isinstance(event, Malformed), event
     return event.reason
 

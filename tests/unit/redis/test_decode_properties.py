@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harvest_brain.core import numbers
-from harvest_brain.core.events import Event, Fill, Malformed, OrderUpdate, Passed, Price
+from harvest_brain.core.events import Execution, Fill, Malformed, OrderUpdate, Passed, Price
 from harvest_brain.core.numbers import MAX_DECIMAL_PLACES, MAX_INTEGER_DIGITS, parse_decimal
 from harvest_brain.redis.decode import _KNOWN_NAMES, MAX_ENTRY_BYTES, decode, decode_market
 
@@ -42,7 +42,7 @@ MESSAGES = st.dictionaries(
 ).flatmap(lambda rest: st.sampled_from(STATUSES).map(lambda status: {"symbol": "ETHUSDT", **rest, "status": status}))
 
 
-def check(event: Event, fields: list[bytes]) -> None:
+def check(event: Execution, fields: list[bytes]) -> None:
     """What holds of whatever an entry has become."""
     assert event.entry_id == ENTRY_ID
     if isinstance(event, Malformed):

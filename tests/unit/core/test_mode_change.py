@@ -1,0 +1,135 @@
+"""Going from shadow to live makes no burst; catching up is a wish of its own; going back closes what was ordered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+
+import pytest
+from tests.support.world import Way, World, harvests, policy
+
+from harvest_brain.core.engine import Decision, enter_live, leave_live
+from harvest_brain.core.policy import RungState
+
+SYMBOLS = [f"SYM{number}" for number in range(10)]
+
+
+def change(world: World, decision: Decision, *, live: bool) -> None:
+    world.state.adopt(decision)
+    world.policy = replace(world.policy, live=live)
+
+
+def shadow_with_ten(way: Way, *, kill: str) -> World:
+    """Ten open positions with all rungs crossed; with the kill-switch thrown none of them has fired."""
+    world = World(policy(), kill=kill)
+    for symbol in SYMBOLS:
+        world.open(way, symbol=symbol)
+        world.price(way.at(4), symbol=symbol)
+    world.kill = "0"
+    return world
+
+
+@pytest.mark.parametrize("kill", ["0", "1"], ids=["fired", "due"])
+def test_ten_open_positions_with_all_rungs_crossed_give_no_burst(way: Way, kill: str) -> None:
+    world = shadow_with_ten(way, kill=kill)
+    change(world, enter_live(world.state, catch_up=False), live=True)
+    for symbol in SYMBOLS:
+        assert world.price(way.at(4), symbol=symbol) == ()
+        assert world.price(way.at(8), symbol=symbol) == ()
+        assert set(world.epoch(symbol).rungs) == {RungState.SKIPPED}
+
+
+def test_new_epochs_run_the_whole_ladder(way: Way) -> None:
+    world = shadow_with_ten(way, kill="0")
+    change(world, enter_live(world.state, catch_up=False), live=True)
+    symbol = SYMBOLS[0]
+    world.see(world.fill(way.closing, 1, way.at(4), symbol=symbol))
+    world.open(way, symbol=symbol)
+    for gain in (1, 2, 3):
+        assert harvests(world.price(way.at(gain), symbol=symbol)) == [Decimal("0.25")]
+
+
+@pytest.mark.parametrize("kill", ["0", "1"], ids=["fired", "due"])
+def test_rungs_that_were_not_crossed_take_their_own_share_and_nothing_of_the_skipped_ones(way: Way, kill: str) -> None:
+    world = World(policy(), kill=kill)
+    world.open(way)
+    world.price(way.at(1))
+    world.kill = "0"
+    change(world, enter_live(world.state, catch_up=False), live=True)
+    assert harvests(world.price(way.at(1))) == []
+    assert harvests(world.price(way.at(2))) == [Decimal("0.25")]
+    assert world.epoch().outstanding == Decimal("0.25")
+
+
+def test_what_a_carried_rung_was_owed_is_not_ordered_later(way: Way) -> None:
+    world = World(policy(min_qty="0.5"))
+    world.open(way)
+    assert world.price(way.at(1)) == ()
+    assert world.epoch().rungs[0] is RungState.CARRIED
+    change(world, enter_live(world.state, catch_up=False), live=True)
+    assert world.price(way.at(2)) == ()
+    assert world.counts["rung:carried"] == 2
+
+
+def test_catching_up_orders_what_shadow_mode_only_suggested_in_one_intent(way: Way) -> None:
+    world = World(policy(live=False))
+    world.open(way)
+    world.price(way.at(1))
+    world.price(way.at(2))
+    change(world, enter_live(world.state, catch_up=True), live=True)
+    assert harvests(world.price(way.at("0.5"))) == []
+    [order] = world.price(way.at(2))
+    assert (order.qty, order.rungs) == (Decimal("0.5"), (Decimal("0.5"), Decimal("1.0")))
+    assert world.price(way.at(2)) == ()
+
+
+def test_catching_up_never_repeats_what_live_mode_has_ordered(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    assert harvests(world.price(way.at(1))) == [Decimal("0.25")]
+    change(world, leave_live(world.state), live=False)
+    assert harvests(world.price(way.at(2))) == [Decimal("0.25")]
+    change(world, enter_live(world.state, catch_up=True), live=True)
+    assert harvests(world.price(way.at(2))) == [Decimal("0.25")]
+    assert world.epoch().outstanding == Decimal("0.5")
+    assert harvests(world.price(way.at(3))) == [Decimal("0.25")]
+
+
+def test_going_back_to_shadow_reservations_stay_and_are_settled(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    [order] = world.price(way.at(1))
+    change(world, leave_live(world.state), live=False)
+    assert world.epoch().outstanding == Decimal("0.25")
+    world.see(world.fill(way.closing, "0.25", way.at(1), correlation=order.intent_id))
+    assert world.epoch().reservations == ()
+    assert not world.position().suspect
+
+
+def test_an_order_that_is_refused_after_going_back_is_carried_to_the_next_suggestion(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    [order] = world.price(way.at(1))
+    change(world, leave_live(world.state), live=False)
+    world.see(world.order("REJECTED", correlation=order.intent_id))
+    assert harvests(world.price(way.at(2))) == [Decimal("0.5")]
+
+
+def test_flat_positions_that_are_only_remembered_stay_as_they_are(way: Way) -> None:
+    world = World(policy())
+    world.see(world.snapshot(way.sign))
+    before = world.position()
+    change(world, enter_live(world.state, catch_up=False), live=True)
+    change(world, leave_live(world.state), live=False)
+    assert world.position() == before
+
+
+def test_a_change_of_mode_keeps_the_price_and_who_waits(way: Way) -> None:
+    world = World(policy(), tokens=0)
+    world.open(way)
+    world.price(way.at(1))
+    waiting, market = world.state.waiting, next(iter(world.state.books.values())).market
+    assert waiting
+    change(world, enter_live(world.state, catch_up=False), live=True)
+    assert world.state.waiting == waiting
+    assert next(iter(world.state.books.values())).market == market
