@@ -101,6 +101,7 @@ class Script(NamedTuple):
 
 COMMIT = Script.named("commit.lua")
 LOOK = Script.named("look.lua")
+RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
@@ -231,10 +232,13 @@ class Store:
         return "0-0", added - length
 
     def _count_after(self, cursor: str) -> int:
+        """How many entries follow `cursor`. Keeps the lease meanwhile, since there may be millions."""
         count = 0
         while page := self._call("XRANGE", self._names.executions, f"({cursor}", "+", "COUNT", self._bounds.batch_size):
             count += len(page)
             cursor = page[-1][0].decode()
+            if not self._call("EVAL", RENEW, 1, self._names.lease, self._token, self._bounds.lease_ms):
+                raise LostLeaseError("the lease was lost while the entries were counted")
         return count
 
     def _group(self) -> dict[str, Any] | None:
