@@ -33,6 +33,7 @@ from redis.exceptions import (
 from harvest_brain import __version__
 from harvest_brain.config import Loaded, Settings
 from harvest_brain.core.engine import decide, enter_live
+from harvest_brain.core.events import Price
 from harvest_brain.core.numbers import ZERO, plain
 from harvest_brain.notify import Notifier
 from harvest_brain.redis.client import make_connection
@@ -46,7 +47,7 @@ from harvest_brain.redis.store import (
     UnusableError,
 )
 from harvest_brain.redis.transport import RedisTransport
-from harvest_brain.report import Status, StatusFile, set_up_logging
+from harvest_brain.report import UNPRICED_AFTER_SEC, Status, StatusFile, set_up_logging
 
 BLOCK_MS = 500
 STANDBY_LOOK_SEC = 0.25
@@ -75,7 +76,9 @@ class Daemon:
         self._stop = False
         self._ready = False
         self._published: frozenset[str] = frozenset()
-        self._priced: set[str] = set()
+        self._priced: dict[str, float] = {}
+        self._unpriced: set[str] = set()
+        self._status_fault = ""
         self._override_faults: dict[str, tuple[str, ...]] = {}
 
     def stop(self, *_: object) -> None:
@@ -128,14 +131,15 @@ class Daemon:
     def _wait_for_lease(self, store: Store) -> None:
         while not self._stop and (wait_ms := store.acquire_lease()):
             leader = store.leader()
-            if self.status.role != "standby" or self.status.leader != leader:
-                self._log.info("standing by: %s leads", leader or "nobody")
+            if leader and (self.status.role != "standby" or self.status.leader != leader):
+                self._log.info("standing by: %s leads", leader)
             self.status.leader = leader
             self._say("ready", role="standby")
             self._pause(min(wait_ms / 1000, STANDBY_LOOK_SEC))
 
     def _load(self, store: Store) -> None:
         written_mode = store.load(self._settings.start)
+        self._priced = {}
         self.status.leader = self._token
         positions = sum(1 for _ in store.state.positions())
         self._log.info("leading from cursor %s with %d positions", store.cursor, positions)
@@ -158,6 +162,7 @@ class Daemon:
                 store.send_read(reading.cursor)
                 ahead = True
             events = store.decode(reading)
+            self._priced |= dict.fromkeys((event.symbol for event in events if type(event) is Price), time.time())
             store.send_look(events)
             self._adopt_commit(store)
             following = store.receive_read() if ahead else None
@@ -189,7 +194,6 @@ class Daemon:
             return
         self.status.last_commit = time.time()
         self.status.count(decision.counts)
-        self._priced.update(symbol for symbol, book in decision.books.items() if book.market is not None)
         for intent in decision.intents:
             self._log.info(
                 "%s %s %s %s (%s) as %s",
@@ -221,9 +225,20 @@ class Daemon:
         status.lag = look.lag
         status.kill_switch = look.gate.kill_switch
         status.positions = sum(1 for position in positions if position.epoch is not None)
-        status.unpriced = sorted({p.key.symbol for p in positions} - self._priced)[:MAX_LISTED]
+        self._tell_unpriced({p.key.symbol for p in positions if p.epoch is not None})
         status.suspect = [f"{p.key}: {p.suspect}" for p in positions if p.suspect][:MAX_LISTED]
         self._say("ready", role="leader")
+
+    def _tell_unpriced(self, symbols: set[str]) -> None:
+        """Name the open symbols that had no price for long. What is not evaluated would otherwise stay unseen."""
+        now = time.time()
+        self._priced = {symbol: self._priced.get(symbol, now) for symbol in symbols}
+        self.status.evaluated = max(self._priced.values(), default=None)
+        unpriced = {symbol for symbol, since in self._priced.items() if now - since > UNPRICED_AFTER_SEC}
+        if new := sorted(unpriced - self._unpriced):
+            self._log.warning("no price for %d s: %s", UNPRICED_AFTER_SEC, ", ".join(new[:MAX_LISTED]))
+        self._unpriced = unpriced
+        self.status.unpriced = sorted(unpriced)[:MAX_LISTED]
 
     def _say(self, state: str, *, role: str) -> None:
         """Status file, systemd's status line and sign of life."""
@@ -235,7 +250,13 @@ class Daemon:
         if state == "ready" and not self._ready:
             self._ready = True
             self._notifier.ready()
-        self._status_file.write(status, at_once=changed)
+        try:
+            self._status_file.write(status, at_once=changed)
+            self._status_fault = ""
+        except OSError as fault:  # no reason to stop working; whoever reads the file sees that it grows old
+            if str(fault) != self._status_fault:
+                self._log.error("the status can't be written: %s", fault)
+            self._status_fault = str(fault)
         self._notifier.alive(status.line())
 
     def _trouble(self, fault: Exception) -> None:

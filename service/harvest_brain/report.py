@@ -13,12 +13,16 @@ from pathlib import Path
 STATUS_EVERY_SEC = 2.0
 MAX_COUNTERS = 200
 
+# An open position without a price for so long is named, and if that is so for all of them, health fails.
+UNPRICED_AFTER_SEC = 300
+
 
 @dataclass(slots=True)
 class Status:
     """How it goes. `role` is leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds;
-    `positions` counts the open ones, `unpriced` those of them without a price since the start; `errors` counts what
-    ended a session, and `last_error` is the newest of them."""
+    `positions` counts the open ones, `unpriced` lists symbols of them that had no price for long, `evaluated` is when
+    any of them last had one (or when that began to matter); `errors` counts what ended a session, and `last_error` is
+    the newest of them."""
 
     release: str
     version: str
@@ -35,6 +39,7 @@ class Status:
     kill_switch: str | None = None
     positions: int = 0
     unpriced: list[str] = field(default_factory=list)
+    evaluated: float | None = None
     suspect: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     errors: int = 0
@@ -68,7 +73,7 @@ class StatusFile:
         return time.monotonic() - self._written >= STATUS_EVERY_SEC
 
     def write(self, status: Status, *, at_once: bool = False) -> None:
-        """Write `status` when it is due, or `at_once`."""
+        """Write `status` when it is due, or `at_once`. Raises `OSError` where that can't be."""
         if not at_once and not self.is_due:
             return
         self._written = time.monotonic()

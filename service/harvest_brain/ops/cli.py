@@ -21,6 +21,7 @@ from harvest_brain.config import ConfigError, Loaded, in_force, load, table, tem
 from harvest_brain.daemon import explain, names_of, run
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.redis.client import connect
+from harvest_brain.report import UNPRICED_AFTER_SEC
 
 HEALTHY_WITHIN_SEC = 15
 AUDIT_LENGTH = 1_000
@@ -164,6 +165,11 @@ def _health(_: argparse.Namespace) -> int:
         return 1
     if state != "ready":
         print(state, file=sys.stderr)
+        return 1
+    evaluated = status.get("evaluated")
+    if status["role"] == "leader" and evaluated is not None and time.time() - evaluated > UNPRICED_AFTER_SEC:
+        quiet = time.time() - evaluated
+        print(f"{status['positions']} positions are open and none has had a price for {quiet:.0f} s", file=sys.stderr)
         return 1
     print(f"{status['mode']}, {status['role']}, {status['positions']} positions")
     return 0
