@@ -345,7 +345,7 @@ def run(loaded: Loaded) -> int:
         __version__,
         settings.mode,
         ladder,
-        settings.stream_execution_result,
+        ", ".join(filter(None, (settings.stream_execution_result, settings.stream_market_price))),
         settings.group,
         settings.stream_trade_intent if settings.mode == "live" else settings.stream_harvest_suggestions,
         settings.endpoint(),

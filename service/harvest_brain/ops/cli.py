@@ -21,6 +21,7 @@ from harvest_brain.config import ConfigError, Loaded, in_force, load, table, tem
 from harvest_brain.daemon import explain, names_of, run
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.redis.client import connect
+from harvest_brain.redis.store import UnusableError
 from harvest_brain.report import UNPRICED_AFTER_SEC
 
 HEALTHY_WITHIN_SEC = 15
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return 2
-    except (redis.RedisError, OSError) as error:
+    except (redis.RedisError, OSError, UnusableError) as error:
         print(f"Redis: {explain(error)}", file=sys.stderr)
         return 1
     return code
@@ -136,17 +137,19 @@ def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -
         was = "unreadable"
     client.set(key, value)
     print(f"{key} was {was}, is {value}")
-    client.xadd(
-        f"{settings.namespace}:harvest:audit",
-        {
-            "action": action,
-            "was": was,
-            "reason": reason,
-            "by": os.environ.get("SUDO_USER") or getpass.getuser(),
-            "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        },
-        maxlen=AUDIT_LENGTH,
-    )
+    audit = f"{settings.namespace}:harvest:audit"
+    entry = {
+        "action": action,
+        "was": was,
+        "reason": reason,
+        "by": os.environ.get("SUDO_USER") or getpass.getuser(),
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+    try:
+        client.xadd(audit, entry, maxlen=AUDIT_LENGTH)  # type: ignore[arg-type]  # redis-py's field type is invariant
+    except redis.RedisError as fault:
+        print(f"{audit} can't be written: {explain(fault)}", file=sys.stderr)
+        return 1
     return 0
 
 

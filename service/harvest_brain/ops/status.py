@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 import redis
@@ -10,8 +12,9 @@ import redis
 from harvest_brain.core.numbers import plain
 from harvest_brain.core.policy import RungState
 from harvest_brain.core.position import Position
-from harvest_brain.redis.encode import MARKET_PREFIX, META_FIELD, parse_market, parse_meta, parse_position
+from harvest_brain.redis.encode import MARKET_PREFIX, META_FIELD, Meta, parse_market, parse_meta, parse_position
 from harvest_brain.redis.names import Names
+from harvest_brain.redis.store import UnusableError
 
 _RUNG_MARKS = {RungState.ARMED: "○", RungState.FIRED: "●", RungState.CARRIED: "◐", RungState.SKIPPED: "x"}
 
@@ -75,18 +78,12 @@ class Overview:
 
 
 def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overview:
-    """Read it all. Raises `redis.RedisError` when Redis can't be reached."""
+    """Read it all. Raises `redis.RedisError` when Redis can't be reached, `UnusableError` for a state that is none."""
     call: Any = client.execute_command
-    raw: dict[bytes, bytes] = call("HGETALL", names.state)
-    fields = {name.decode(): text.decode() for name, text in raw.items()}
-    meta_text = fields.pop(META_FIELD, "")
-    meta = parse_meta(meta_text) if meta_text else None
-    prices = {
-        name.removeprefix(MARKET_PREFIX): parse_market(text).last
-        for name, text in fields.items()
-        if name.startswith(MARKET_PREFIX)
-    }
-    positions = [parse_position(text) for name, text in sorted(fields.items()) if not name.startswith(MARKET_PREFIX)]
+    try:
+        meta, prices, positions = _parse(call("HGETALL", names.state))
+    except (ValueError, KeyError, TypeError, ArithmeticError) as fault:
+        raise UnusableError(f"{names.state} can't be read: {fault!r}") from None
     lease = call("GET", names.lease)
     return Overview(
         mode=meta.mode if meta else configured_mode,
@@ -102,6 +99,18 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
         },
         positions=[_line(position, prices) for position in positions],
     )
+
+
+def _parse(raw: Mapping[bytes, bytes]) -> tuple[Meta | None, dict[str, Decimal], list[Position]]:
+    fields = {name.decode(): text.decode() for name, text in raw.items()}
+    meta_text = fields.pop(META_FIELD, "")
+    prices = {
+        name.removeprefix(MARKET_PREFIX): parse_market(text).last
+        for name, text in fields.items()
+        if name.startswith(MARKET_PREFIX)
+    }
+    positions = [parse_position(text) for name, text in sorted(fields.items()) if not name.startswith(MARKET_PREFIX)]
+    return parse_meta(meta_text) if meta_text else None, prices, positions
 
 
 def _switch(call: Any, key: str, mode: str) -> str:
@@ -126,7 +135,7 @@ def _lag(client: redis.Redis, names: Names) -> int | None:
     return None
 
 
-def _line(position: Position, prices: dict[str, Any]) -> PositionLine:
+def _line(position: Position, prices: Mapping[str, Decimal]) -> PositionLine:
     epoch, price = position.epoch, prices.get(position.key.symbol)
     if epoch is None:
         return PositionLine(str(position.key), "0", "", "", "", "", "", "", "", position.suspect)
