@@ -28,6 +28,8 @@ RUN python3 -m venv /opt/harvest-brain \
     && /opt/harvest-brain/bin/python3 -m pip uninstall -qy pip setuptools
 
 FROM ${BASE_IMAGE}
+# Nothing is ever installed into the image that runs, so what installs is taken from the base.
+RUN rm -rf /usr/bin/pip* /usr/local/bin/pip* /usr/lib/python3/dist-packages/pip /usr/local/lib/python3.*/site-packages/pip
 RUN groupadd --gid 10001 harvest && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin harvest \
     && install -d -o harvest -g harvest /run/harvest-brain
 COPY --from=build /opt/harvest-brain /opt/harvest-brain

@@ -154,6 +154,9 @@ for name in $wanted; do
             $(git ls-files --cached --others --exclude-standard service requirements roles/*/files tools \
                 LICENSE README.md harvest-brain.env.example pyproject.toml .dockerignore | sort)
         note TEST_IMAGE_DAEMON localhost/harvest-brain:$tag
+        # For the test of compose.yaml, which is skipped where there is none.
+        docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
+            install_packages docker-compose || say "no docker compose here, and apt has none"
         ;;
     debian12 | debian13)
         case $name in
