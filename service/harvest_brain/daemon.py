@@ -31,7 +31,7 @@ from redis.exceptions import (
 )
 
 from harvest_brain import __version__
-from harvest_brain.config import Loaded, Settings
+from harvest_brain.config import ConfigError, Loaded, Settings
 from harvest_brain.core.engine import decide, enter_live
 from harvest_brain.core.events import Price
 from harvest_brain.core.numbers import ZERO, plain
@@ -333,9 +333,14 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def run(loaded: Loaded) -> int:
-    """Run the daemon until SIGTERM or SIGINT. Returns the exit code."""
+    """Run the daemon until SIGTERM or SIGINT. Returns the exit code. Raises `ConfigError` for a log that can't be
+    opened."""
     settings = loaded.settings
-    logger = set_up_logging(settings.log_level, settings.log_format, settings.log_file)
+    try:
+        logger = set_up_logging(settings.log_level, settings.log_format, settings.log_file)
+    except OSError as fault:
+        accepted = "a path that can be written, or nothing"
+        raise ConfigError((f"LOG_FILE={settings.log_file!r}: {fault.strerror}; accepted: {accepted}",)) from None
     daemon = Daemon(settings, logger)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, daemon.stop)

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 STATUS_EVERY_SEC = 2.0
@@ -100,8 +101,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, form: str, file: str) -> logging.Logger:
-    """The daemon's logger, to stderr or to `file`, as text or as JSON, times in UTC."""
-    handler = logging.FileHandler(file) if file else logging.StreamHandler()
+    """The daemon's logger, to stderr or to `file`, as text or as JSON, times in UTC. Raises `OSError` for a file that
+    can't be opened; one that was moved away (log rotation) is opened anew."""
+    handler = WatchedFileHandler(file, encoding="utf-8") if file else logging.StreamHandler()
     formatter = JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

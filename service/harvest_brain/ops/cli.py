@@ -142,7 +142,7 @@ def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -
         "action": action,
         "was": was,
         "reason": reason,
-        "by": os.environ.get("SUDO_USER") or getpass.getuser(),
+        "by": _operator(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     try:
@@ -153,15 +153,27 @@ def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -
     return 0
 
 
+def _operator() -> str:
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return f"uid {os.getuid()}"
+
+
 def _health(_: argparse.Namespace) -> int:
     directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if not directory:
+        print("RUNTIME_DIRECTORY is not set, so there is no status.json to look at", file=sys.stderr)
+        return 1
     path = Path(directory, "status.json")
     try:
         status = json.loads(path.read_text())
         age = time.time() - status["updated"]
-        state = status["state"]
+        state, role, positions = status["state"], status["role"], status["positions"]
+        evaluated = status["evaluated"]
+        well = f"{status['mode']}, {role}, {positions} positions"
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        print(f"{path} can't be read: {fault}", file=sys.stderr)
+        print(f"{path} can't be read: {fault!r}", file=sys.stderr)
         return 1
     if age > HEALTHY_WITHIN_SEC:
         print(f"no sign of life for {age:.0f} s", file=sys.stderr)
@@ -169,10 +181,9 @@ def _health(_: argparse.Namespace) -> int:
     if state != "ready":
         print(state, file=sys.stderr)
         return 1
-    evaluated = status.get("evaluated")
-    if status["role"] == "leader" and evaluated is not None and time.time() - evaluated > UNPRICED_AFTER_SEC:
+    if role == "leader" and evaluated is not None and time.time() - evaluated > UNPRICED_AFTER_SEC:
         quiet = time.time() - evaluated
-        print(f"{status['positions']} positions are open and none has had a price for {quiet:.0f} s", file=sys.stderr)
+        print(f"{positions} positions are open and none has had a price for {quiet:.0f} s", file=sys.stderr)
         return 1
-    print(f"{status['mode']}, {status['role']}, {status['positions']} positions")
+    print(well)
     return 0
