@@ -19,6 +19,7 @@ import redis
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
 from harvest_brain.daemon import explain, names_of, run
+from harvest_brain.ops.doctor import examine
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.redis.client import connect
 from harvest_brain.redis.store import UnusableError
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("run", _run, "run the daemon until it is told to stop")
     status = add("status", _status, "show how it goes, whether the daemon runs or not")
     status.add_argument("--json", action="store_true", help="as JSON")
+    doctor = add("doctor", _doctor, "say what state the group, the cursor and all around them is in, and what it means")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
     kill = add("kill", _kill, "throw the kill-switch: nothing is published any more, positions are still tracked")
     kill.add_argument("--reason", required=True, help="why; kept in the audit stream")
     add("arm", _arm, "release the kill-switch: set it to 0")
@@ -112,6 +115,16 @@ def _status(options: argparse.Namespace) -> int:
     seen = _overview(options)
     print(json.dumps(seen.as_dict()) if options.json else seen.text())
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    findings = examine(connect(settings.endpoint()), names_of(settings), settings.mode, settings.start)
+    if options.json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        print("\n".join(finding.line() for finding in findings))
+    return int(any(finding.trouble for finding in findings))
 
 
 def _kill(options: argparse.Namespace) -> int:

@@ -38,7 +38,8 @@ class PositionLine:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What `harvest-brain status` shows. `mode` is the one the state was last written in, else the configured one."""
+    """What `harvest-brain status` shows. `mode` is the one the state was last written in, else the configured one;
+    `entries_read` counts the entries of the execution stream up to the cursor."""
 
     mode: str
     configured_mode: str
@@ -46,6 +47,7 @@ class Overview:
     leader: str
     lease_ms: int
     cursor: str
+    entries_read: int
     lag: int | None
     streams: dict[str, int]
     positions: list[PositionLine]
@@ -93,6 +95,7 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
         leader=(lease or b"").decode(errors="replace"),
         lease_ms=max(int(call("PTTL", names.lease)), 0),
         cursor=meta.cursors.get(names.executions, "") if meta else "",
+        entries_read=meta.entries_read if meta else 0,
         lag=_lag(client, names),
         streams={
             name: int(call("XLEN", name))
