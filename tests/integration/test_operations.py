@@ -315,6 +315,20 @@ def test_kill_and_arm_work_while_the_daemon_runs_and_are_kept_with_the_reason(
     ]  # fmt: skip
 
 
+def test_incident_29_no_daemon_and_no_command_but_arm_lifts_the_switch(
+    server: RedisServer, redis: Any, start_daemon: StartDaemon
+) -> None:
+    redis.set(KILL, "1")
+    daemon = start_daemon()
+    feed(redis, OPENING, PRICE)
+    for word in ("status", "doctor", "health", "check-config"):
+        command(word, settings=server.settings() | {"RUNTIME_DIRECTORY": str(daemon.directory)})
+    daemon.stop()
+    daemon.start(HARVEST_MODE="live").wait_for(role="leader")
+    daemon.stop()
+    assert redis.get(KILL) == "1"
+
+
 def test_kill_works_without_a_daemon_and_whatever_the_switch_holds(server: RedisServer, redis: Any) -> None:
     redis.rpush(KILL, "a list")
     done = command("kill", "--reason", "drill", settings=server.settings())
