@@ -20,10 +20,10 @@ UNPRICED_AFTER_SEC = 300
 
 @dataclass(slots=True)
 class Status:
-    """How it goes. `role` is leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds;
-    `positions` counts the open ones, `unpriced` lists symbols of them that had no price for long, `evaluated` is when
-    any of them last had one (or when that began to matter); `errors` counts what ended a session, and `last_error` is
-    the newest of them."""
+    """How it goes. `schema` is the version of the state that it may have written, None before it leads; `role` is
+    leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds; `positions` counts the open
+    ones, `unpriced` lists symbols of them that had no price for long, `evaluated` is when any of them last had one (or
+    when that began to matter); `errors` counts what ended a session, and `last_error` is the newest of them."""
 
     release: str
     version: str
@@ -31,6 +31,7 @@ class Status:
     consumer: str
     role: str = "none"
     state: str = "starting"
+    schema: int | None = None
     leader: str = ""
     started: float = field(default_factory=time.time)
     updated: float = 0.0

@@ -44,6 +44,7 @@ def test_the_status_tells_all_that_is_promised(tmp_path: Path) -> None:
     told = status(
         role="leader",
         state="ready",
+        schema=1,
         leader="host:1:abc",
         cursor="5-0",
         lag=3,
@@ -69,6 +70,7 @@ def test_the_status_tells_all_that_is_promised(tmp_path: Path) -> None:
         "consumer": "host",
         "role": "leader",
         "state": "ready",
+        "schema": 1,
         "leader": "host:1:abc",
         "cursor": "5-0",
         "lag": 3,
