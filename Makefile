@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test lint unit integration containers bundle bench docs lock help clean
+.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -20,7 +20,10 @@ help: ## this list
 demo: $(VENV)/demo.installed ## the whole loop at work in under a minute; ARGS="--live", ARGS="--trades FILE"
 	@$(BIN)/harvest-brain demo $(ARGS)
 
-test: containers lint unit integration ## everything that continuous integration checks
+test: containers lint deploy-lint unit integration molecule ## everything that continuous integration checks
+
+test-deploy: SCENARIO = --all
+test-deploy: deploy-lint molecule ## every deployment scenario; takes its time
 
 lint: $(VENV)/dev.installed ## style, types, import laws
 	$(BIN)/ruff check
@@ -29,12 +32,25 @@ lint: $(VENV)/dev.installed ## style, types, import laws
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 
+deploy-lint: $(VENV)/dev.installed $(VENV)/deploy.installed bundle ## the roles: style, arguments, what they refuse
+	$(BIN)/ansible-lint
+	$(PYTEST) tests/deploy -n $(WORKERS)
+
 unit: $(VENV)/dev.installed ## the rules, without Redis
 	$(PYTEST) tests/unit -n $(WORKERS) --cov --cov-report=term:skip-covered
 	$(BIN)/python -m coverage report --include='*/harvest_brain/core/*' --fail-under=100 --show-missing --skip-covered
 
 integration: $(VENV)/dev.installed containers ## the real daemon against a real Redis
 	$(PYTEST) tests/integration -n $(WORKERS)
+
+# Without containers it says why it does nothing; with REQUIRE_CONTAINERS=1 that is a failure.
+SCENARIO = --scenario-name default
+molecule: $(VENV)/deploy.installed hosts bundle ## deploy to bare hosts with systemd; SCENARIO="--scenario-name NAME"
+	@set -a && . ./.containers/env && if test -n "$$TEST_CONTAINERS_MISSING"; then \
+		echo "not run: $$TEST_CONTAINERS_MISSING"; else $(BIN)/molecule test $(SCENARIO); fi
+
+hosts:
+	@tests/containers/prepare.sh debian12 debian13
 
 containers: $(VENV)/dev.installed ## the container engine and the images that tests need
 	@tests/containers/prepare.sh redis daemon

@@ -1,0 +1,157 @@
+"""Fills that flow while a host is deployed to, and the count afterwards: nothing twice, nothing lost.
+
+    feed.py run       open a position every half second, long and short in turn, and repeat the prices of the young ones
+                      at 0.55 R, until told to stop
+    feed.py check     give every position a last fresh price, wait until all is read, and count: one harvest each
+
+Runs on the deployed host with nothing but Python, so it speaks Redis's protocol itself. REDIS_SOCKET or REDIS_PORT says
+where; REDIS_PASSWORD_FILE holds the password of the default user.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+EXECUTIONS = "quantum:stream:execution.result"
+SUGGESTIONS = "quantum:stream:harvest.suggestions"
+REJECTED = "quantum:stream:harvest.rejected"
+GROUP = "harvest_brain_group"
+OPENED = "feed:opened"
+YOUNG_SEC = 45
+WAIT_SEC = 60
+
+
+class Redis:
+    """A connection that sends one command and reads its reply. An error reply raises `RuntimeError`."""
+
+    def __init__(self) -> None:
+        path = os.environ.get("REDIS_SOCKET", "")
+        if path:
+            self._socket = socket.socket(socket.AF_UNIX)
+            self._socket.connect(path)
+        else:
+            self._socket = socket.create_connection(("127.0.0.1", int(os.environ.get("REDIS_PORT", "6379"))))
+        self._file = self._socket.makefile("rb")
+        if password_file := os.environ.get("REDIS_PASSWORD_FILE"):
+            self("AUTH", Path(password_file).read_text().strip())
+
+    def __call__(self, *words: object) -> object:
+        parts = [str(word).encode() for word in words]
+        head = f"*{len(parts)}\r\n".encode()
+        self._socket.sendall(head + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts))
+        return self._reply()
+
+    def _reply(self) -> object:
+        line = self._file.readline().rstrip(b"\r\n").decode()
+        kind, rest = line[:1], line[1:]
+        if kind == "-":
+            raise RuntimeError(rest)
+        if kind == "$":
+            return None if rest == "-1" else self._file.read(int(rest) + 2)[:-2].decode()
+        if kind == "*":
+            return [self._reply() for _ in range(int(rest))]
+        return int(rest) if kind == ":" else rest
+
+    def list(self, *words: object) -> list[object]:
+        """The reply to a command whose reply is a list."""
+        reply = self(*words)
+        assert isinstance(reply, list), reply
+        return reply
+
+
+def price(redis: Redis, symbol: str) -> None:
+    """A price at 0.55 R, which is above the first rung and below the second."""
+    redis(
+        "XADD",
+        EXECUTIONS,
+        "*",
+        "symbol",
+        symbol,
+        "status",
+        "PRICE_UPDATE",
+        "price",
+        "101.1" if "L" in symbol else "98.9",
+    )
+
+
+def run() -> None:
+    """Feed until SIGTERM. While Redis is away it waits."""
+    stop: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
+    redis = Redis()
+    young: dict[str, float] = {}
+    number = int(str(redis("SCARD", OPENED)))
+    while not stop:
+        number += 1
+        symbol = f"{'LS'[number % 2]}{number:05d}USDT"
+        side, stop_loss = ("BUY", "98") if symbol.startswith("L") else ("SELL", "102")
+        redis("SADD", OPENED, symbol)
+        redis(
+            "XADD", EXECUTIONS, "*", "symbol", symbol, "side", side, "qty", "1", "price", "100", "status", "FILLED",
+            "stop_loss", stop_loss, "order_id", symbol,
+        )  # fmt: skip  # pairs of name and value
+        young[symbol] = time.monotonic()
+        young = {name: born for name, born in young.items() if time.monotonic() - born < YOUNG_SEC}
+        for name in young:
+            price(redis, name)
+        time.sleep(0.5)
+
+
+def lag(redis: Redis) -> object:
+    """Entries that the daemon has not taken in yet."""
+    for group in redis.list("XINFO", "GROUPS", EXECUTIONS):
+        assert isinstance(group, list)
+        fields = dict(zip(group[::2], group[1::2], strict=True))
+        if fields["name"] == GROUP:
+            return fields["lag"]
+    return None
+
+
+def harvests(redis: Redis) -> Counter[str]:
+    """How many harvests were suggested, by symbol."""
+    found: Counter[str] = Counter()
+    for entry in redis.list("XRANGE", SUGGESTIONS, "-", "+"):
+        assert isinstance(entry, list)
+        assert isinstance(entry[1], list)
+        payload = json.loads(dict(zip(entry[1][::2], entry[1][1::2], strict=True))["payload"])
+        if payload["intent_type"] == "HARVEST_PARTIAL":
+            found[payload["symbol"]] += 1
+    return found
+
+
+def check() -> str:
+    """Count. Raises `SystemExit` with what is wrong."""
+    redis = Redis()
+    opened = {str(symbol) for symbol in redis.list("SMEMBERS", OPENED)}
+    for symbol in opened:
+        price(redis, symbol)
+    until = time.monotonic() + WAIT_SEC
+    while (behind := lag(redis)) != 0 or set(harvests(redis)) != opened:
+        if time.monotonic() > until:
+            break
+        time.sleep(0.2)
+    found = harvests(redis)
+    faults = [
+        *([f"lag {behind}"] if behind != 0 else []),
+        *([f"{redis('XLEN', REJECTED)} entries rejected"] if redis("XLEN", REJECTED) != 0 else []),
+        *([f"nothing for {sorted(opened - set(found))[:5]}"] if opened - set(found) else []),
+        *(f"{count} times for {symbol}" for symbol, count in found.items() if count > 1),
+        *(["no position at all"] if not opened else []),
+    ]
+    if faults:
+        raise SystemExit("; ".join(faults))
+    return f"{len(opened)} positions, one harvest each"
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "run":
+        run()
+    else:
+        print(check())

@@ -1,0 +1,117 @@
+"""Bad input stops deploy.yml before it speaks to any host, and says what to do.
+
+The host of these inventories can't be reached, and the last test shows that it would be noticed: good input gets as
+far as the host. Needs what `make deploy-lint` sets up: Ansible, and the bundle in dist/.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HOSTS = "harvest: {hosts: {nowhere: {ansible_host: 127.0.0.1, ansible_port: 1}}}\n"
+ROOT = Path(__file__).parents[2]
+
+
+def deploy(inventory: Path, playbook: str = "deploy", **extra: Any) -> str:
+    """What the playbook says, which must fail, without colours and line breaks."""
+    done = subprocess.run(
+        ["ansible-playbook", "--inventory", inventory, f"playbooks/{playbook}.yml", "--extra-vars", json.dumps(extra)],
+        cwd=ROOT,
+        env={**os.environ, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_SSH_RETRIES": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0, done.stdout
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def inventory(tmp_path: Path) -> Path:
+    (tmp_path / "hosts.yml").write_text(HOSTS)
+    return tmp_path
+
+
+def settings(**values: Any) -> dict[str, Any]:
+    return {"harvest_settings": values}
+
+
+@pytest.mark.parametrize("playbook", ["deploy", "rollback", "promote", "proof", "kill"])
+def test_a_misspelt_variable_is_named_whatever_playbook_it_is_given_to(inventory: Path, playbook: str) -> None:
+    said = deploy(inventory, playbook, harvest_bundel="dist")
+    assert "There is no such variable: harvest_bundel." in said
+    assert "UNREACHABLE" not in said
+
+
+def test_a_misspelt_variable_in_the_inventory_is_named(inventory: Path) -> None:
+    (inventory / "group_vars").mkdir()
+    (inventory / "group_vars/harvest.yml").write_text("harvest_setings: {HARVEST_MODE: live}\n")
+    assert "There is no such variable: harvest_setings." in deploy(inventory)
+
+
+FAULTS = {
+    "HARVEST_LADDER": ("0.5:0.6,0.4:0.6", "HARVEST_LADDER='0.5:0.6,0.4:0.6' (harvest-brain.env line"),
+    "HARVEST_LADER": ("0.5:0.5", "there is no such setting; did you mean HARVEST_LADDER?"),
+    "REDIS_PORT": ("six", "REDIS_PORT='six'"),
+    "HARVEST_REDUCE_ONLY": (False, "HARVEST_REDUCE_ONLY='false'"),
+    "LOG_LEVEL": ("INFO # loud", "LOG_LEVEL must have no quotes"),
+    "REDIS_PASSWORD": ("secret", "a password does not belong here"),
+}
+
+
+def test_settings_are_judged_by_the_daemons_own_parser_and_every_fault_is_shown(inventory: Path) -> None:
+    said = deploy(inventory, **settings(**{name: value for name, (value, _) in FAULTS.items()}))
+    for _, complaint in FAULTS.values():
+        assert complaint in said
+    assert "nothing was changed" in said
+    assert "UNREACHABLE" not in said
+
+
+def test_a_setting_given_twice_is_refused(inventory: Path) -> None:
+    (inventory / "group_vars").mkdir()
+    (inventory / "group_vars/harvest.yml").write_text("harvest_settings:\n  HARVEST_MIN_R: 1\n  HARVEST_MIN_R: 2\n")
+    said = deploy(inventory)
+    assert "HARVEST_MIN_R" in said
+    assert "duplicate" in said.lower()
+
+
+def test_a_tampered_wheel_is_refused_before_any_of_it_is_run(inventory: Path, tmp_path: Path) -> None:
+    bundle = next(ROOT.glob("dist/harvest-brain-*.tar")).with_suffix("")
+    shutil.copytree(bundle, tmp_path / "bundle")
+    wheel = next((tmp_path / "bundle/wheelhouse").glob("harvest_brain-*.whl"))
+    wheel.write_bytes(wheel.read_bytes() + b"\0")
+    said = deploy(inventory, harvest_bundle=str(tmp_path / "bundle"))
+    assert f"wheelhouse/{wheel.name} in the bundle is not what SHA256SUMS says" in said
+    assert "check-config" not in said
+    assert "UNREACHABLE" not in said
+
+
+def test_a_bundle_that_is_not_there_is_named(inventory: Path, tmp_path: Path) -> None:
+    assert f"{tmp_path}/nothing is not a bundle" in deploy(inventory, harvest_bundle=f"{tmp_path}/nothing")
+
+
+def test_a_redis_elsewhere_needs_its_address_in_the_units_firewall(inventory: Path) -> None:
+    said = deploy(inventory, **settings(REDIS_HOST="10.0.0.5"))
+    assert 'harvest_ip_allow=["10.0.0.5"]' in said.replace("\\", "")
+    assert "UNREACHABLE" not in said
+
+
+def test_a_vault_without_its_password_stops_everything(inventory: Path) -> None:
+    (inventory / "group_vars/harvest").mkdir(parents=True)
+    vault = inventory / "group_vars/harvest/vault.yml"
+    vault.write_text("vault_harvest_redis_password: x\n")
+    (inventory / "password").write_text("p")
+    subprocess.run(["ansible-vault", "encrypt", "--vault-password-file", inventory / "password", vault], check=True)
+    (inventory / "password").unlink()
+    assert "no vault secrets" in deploy(inventory)
+
+
+def test_good_input_gets_as_far_as_the_host(inventory: Path) -> None:
+    assert "UNREACHABLE" in deploy(inventory, **settings(HARVEST_MIN_R=1))
