@@ -31,12 +31,13 @@ from redis.exceptions import (
 )
 
 from harvest_brain import __version__
-from harvest_brain.config import Loaded, Settings
+from harvest_brain.config import ConfigError, Loaded, Settings
 from harvest_brain.core.engine import decide, enter_live
 from harvest_brain.core.events import Price
 from harvest_brain.core.numbers import ZERO, plain
 from harvest_brain.notify import Notifier
 from harvest_brain.redis.client import make_connection
+from harvest_brain.redis.encode import SCHEMA
 from harvest_brain.redis.names import Bounds, Names
 from harvest_brain.redis.store import (
     Look,
@@ -139,6 +140,9 @@ class Daemon:
 
     def _load(self, store: Store) -> None:
         written_mode = store.load(self._settings.start)
+        # Said before anything is written: whoever takes this host back must know what may lie in Redis.
+        self.status.schema = SCHEMA
+        self._say(self.status.state, role=self.status.role, at_once=True)
         self._priced = {}
         self.status.leader = self._token
         positions = sum(1 for _ in store.state.positions())
@@ -240,7 +244,7 @@ class Daemon:
         self._unpriced = unpriced
         self.status.unpriced = sorted(unpriced)[:MAX_LISTED]
 
-    def _say(self, state: str, *, role: str) -> None:
+    def _say(self, state: str, *, role: str, at_once: bool = False) -> None:
         """Status file, systemd's status line and sign of life."""
         status = self.status
         changed = (status.state, status.role) != (state, role)
@@ -251,7 +255,7 @@ class Daemon:
             self._ready = True
             self._notifier.ready()
         try:
-            self._status_file.write(status, at_once=changed)
+            self._status_file.write(status, at_once=changed or at_once)
             self._status_fault = ""
         except OSError as fault:  # no reason to stop working; whoever reads the file sees that it grows old
             if str(fault) != self._status_fault:
@@ -333,9 +337,14 @@ def bounds_of(settings: Settings) -> Bounds:
 
 
 def run(loaded: Loaded) -> int:
-    """Run the daemon until SIGTERM or SIGINT. Returns the exit code."""
+    """Run the daemon until SIGTERM or SIGINT. Returns the exit code. Raises `ConfigError` for a log that can't be
+    opened."""
     settings = loaded.settings
-    logger = set_up_logging(settings.log_level, settings.log_format, settings.log_file)
+    try:
+        logger = set_up_logging(settings.log_level, settings.log_format, settings.log_file)
+    except OSError as fault:
+        accepted = "a path that can be written, or nothing"
+        raise ConfigError((f"LOG_FILE={settings.log_file!r}: {fault.strerror}; accepted: {accepted}",)) from None
     daemon = Daemon(settings, logger)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, daemon.stop)

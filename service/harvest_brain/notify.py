@@ -28,9 +28,10 @@ class Notifier:
         self._send("STOPPING=1")
 
     def alive(self, status: str) -> None:
-        """The watchdog's sign of life, and `status` when it has changed."""
-        self._send("WATCHDOG=1" if status == self._said else f"WATCHDOG=1\nSTATUS={status}")
-        self._said = status
+        """The watchdog's sign of life, and `status` when it has changed. A line break would begin another message."""
+        said = " ".join(status.splitlines())
+        self._send("WATCHDOG=1" if said == self._said else f"WATCHDOG=1\nSTATUS={said}")
+        self._said = said
 
     def _send(self, message: str) -> None:
         if self._socket is not None:

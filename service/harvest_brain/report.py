@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from logging.handlers import WatchedFileHandler
 from pathlib import Path
 
 STATUS_EVERY_SEC = 2.0
@@ -19,10 +20,10 @@ UNPRICED_AFTER_SEC = 300
 
 @dataclass(slots=True)
 class Status:
-    """How it goes. `role` is leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds;
-    `positions` counts the open ones, `unpriced` lists symbols of them that had no price for long, `evaluated` is when
-    any of them last had one (or when that began to matter); `errors` counts what ended a session, and `last_error` is
-    the newest of them."""
+    """How it goes. `schema` is the version of the state that it may have written, None before it leads; `role` is
+    leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds; `positions` counts the open
+    ones, `unpriced` lists symbols of them that had no price for long, `evaluated` is when any of them last had one (or
+    when that began to matter); `errors` counts what ended a session, and `last_error` is the newest of them."""
 
     release: str
     version: str
@@ -30,6 +31,7 @@ class Status:
     consumer: str
     role: str = "none"
     state: str = "starting"
+    schema: int | None = None
     leader: str = ""
     started: float = field(default_factory=time.time)
     updated: float = 0.0
@@ -100,8 +102,9 @@ class JsonFormatter(logging.Formatter):
 
 
 def set_up_logging(level: str, form: str, file: str) -> logging.Logger:
-    """The daemon's logger, to stderr or to `file`, as text or as JSON, times in UTC."""
-    handler = logging.FileHandler(file) if file else logging.StreamHandler()
+    """The daemon's logger, to stderr or to `file`, as text or as JSON, times in UTC. Raises `OSError` for a file that
+    can't be opened; one that was moved away (log rotation) is opened anew."""
+    handler = WatchedFileHandler(file, encoding="utf-8") if file else logging.StreamHandler()
     formatter = JsonFormatter() if form == "json" else logging.Formatter("%(asctime)s %(levelname)s %(message)s")
     formatter.converter = time.gmtime
     handler.setFormatter(formatter)

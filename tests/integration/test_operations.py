@@ -18,7 +18,7 @@ from tests.support.notify import NotifySocket
 from tests.support.processes import free_port
 from tests.support.server import HOST, RedisServer, StartServer
 from tests.support.waiting import stays, wait_until
-from tests.support.wire import EXECUTIONS, KILL, LEASE, OUTPUTS, feed, fill, harvests, is_caught_up, tick
+from tests.support.wire import EXECUTIONS, KILL, LEASE, OUTPUTS, STATE, feed, fill, harvests, is_caught_up, tick
 
 import harvest_brain
 
@@ -80,6 +80,14 @@ def test_the_status_names_all_that_an_operator_asks_for(redis: Any, start_daemon
     assert started - 1 < status["last_commit"] <= time.time()
     counts = {"fill:applied": 1, "malformed": 1, "published:HARVEST_PARTIAL": 1, "published:MOVE_SL_BREAKEVEN": 1}
     assert counts.items() <= status["counts"].items()
+
+
+def test_the_status_says_which_schema_may_lie_in_redis_once_it_leads(redis: Any, start_daemon: StartDaemon) -> None:
+    redis.set(LEASE, "another", px=600_000)
+    daemon = start_daemon()
+    assert daemon.wait_for(role="standby")["schema"] is None
+    redis.delete(LEASE)
+    assert daemon.wait_for(role="leader")["schema"] == json.loads(redis.hget(STATE, "_meta"))["schema"]
 
 
 def test_the_status_is_renewed_every_two_seconds_and_replaced_whole(redis: Any, start_daemon: StartDaemon) -> None:
@@ -313,6 +321,20 @@ def test_kill_and_arm_work_while_the_daemon_runs_and_are_kept_with_the_reason(
     assert [(entry["action"], entry["was"], entry["reason"]) for entry in audit] == [
         ("kill", "absent", "bad news"), ("arm", "1", ""),
     ]  # fmt: skip
+
+
+def test_incident_29_no_daemon_and_no_command_but_arm_lifts_the_switch(
+    server: RedisServer, redis: Any, start_daemon: StartDaemon
+) -> None:
+    redis.set(KILL, "1")
+    daemon = start_daemon()
+    feed(redis, OPENING, PRICE)
+    for word in ("status", "doctor", "health", "check-config"):
+        command(word, settings=server.settings() | {"RUNTIME_DIRECTORY": str(daemon.directory)})
+    daemon.stop()
+    daemon.start(HARVEST_MODE="live").wait_for(role="leader")
+    daemon.stop()
+    assert redis.get(KILL) == "1"
 
 
 def test_kill_works_without_a_daemon_and_whatever_the_switch_holds(server: RedisServer, redis: Any) -> None:

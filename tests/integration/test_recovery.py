@@ -60,6 +60,7 @@ def assert_nothing_lost_and_nothing_twice(server: RedisServer, redis: Any, setti
     assert json.loads(redis.hget(STATE, "_meta"))["read"] == LENGTH
 
 
+@pytest.mark.slow
 @modes
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_incident_20_ended_in_mid_backlog_again_and_again_it_loses_nothing_and_doubles_nothing(
@@ -82,6 +83,7 @@ def test_incident_20_ended_in_mid_backlog_again_and_again_it_loses_nothing_and_d
         assert_nothing_lost_and_nothing_twice(server, redis, settings)
 
 
+@pytest.mark.slow
 @modes
 def test_incident_17_two_daemons_and_the_leader_killed_give_what_one_daemon_gives(
     server: RedisServer, redis: Any, mode: str
@@ -169,6 +171,15 @@ def test_a_frozen_leader_that_nobody_replaced_goes_on(redis: Any, start_daemon: 
     daemon.thaw()
     wait_until(lambda: is_caught_up(redis))
     assert len(harvests(redis)) == 1
+
+
+def test_an_idle_leader_keeps_its_lease(redis: Any, start_daemon: StartDaemon) -> None:
+    leader = start_daemon(HARVEST_LEASE_SEC="2")
+    standby = start_daemon(HARVEST_LEASE_SEC="2")
+    token = redis.get(LEASE)
+    stays(lambda: redis.get(LEASE) == token, 5)
+    assert leader.status()["role"] == "leader"
+    assert standby.status()["role"] == "standby"
 
 
 def test_a_stolen_lease_makes_the_leader_stand_by(redis: Any, start_daemon: StartDaemon) -> None:

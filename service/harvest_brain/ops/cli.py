@@ -19,6 +19,7 @@ import redis
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
 from harvest_brain.daemon import explain, names_of, run
+from harvest_brain.ops.doctor import examine
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.redis.client import connect
 from harvest_brain.redis.store import UnusableError
@@ -66,6 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     add("run", _run, "run the daemon until it is told to stop")
     status = add("status", _status, "show how it goes, whether the daemon runs or not")
     status.add_argument("--json", action="store_true", help="as JSON")
+    doctor = add("doctor", _doctor, "say what state the group, the cursor and all around them is in, and what it means")
+    doctor.add_argument("--json", action="store_true", help="as JSON")
     kill = add("kill", _kill, "throw the kill-switch: nothing is published any more, positions are still tracked")
     kill.add_argument("--reason", required=True, help="why; kept in the audit stream")
     add("arm", _arm, "release the kill-switch: set it to 0")
@@ -114,6 +117,16 @@ def _status(options: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    findings = examine(connect(settings.endpoint()), names_of(settings), settings.mode, settings.start)
+    if options.json:
+        print(json.dumps([finding._asdict() for finding in findings]))
+    else:
+        print("\n".join(finding.line() for finding in findings))
+    return int(any(finding.trouble for finding in findings))
+
+
 def _kill(options: argparse.Namespace) -> int:
     return _switch(options, "1", "kill", options.reason)
 
@@ -142,7 +155,7 @@ def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -
         "action": action,
         "was": was,
         "reason": reason,
-        "by": os.environ.get("SUDO_USER") or getpass.getuser(),
+        "by": _operator(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     try:
@@ -153,15 +166,27 @@ def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -
     return 0
 
 
+def _operator() -> str:
+    try:
+        return os.environ.get("SUDO_USER") or getpass.getuser()
+    except (KeyError, OSError):  # a user without a name, as in a container
+        return f"uid {os.getuid()}"
+
+
 def _health(_: argparse.Namespace) -> int:
     directory = os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
+    if not directory:
+        print("RUNTIME_DIRECTORY is not set, so there is no status.json to look at", file=sys.stderr)
+        return 1
     path = Path(directory, "status.json")
     try:
         status = json.loads(path.read_text())
         age = time.time() - status["updated"]
-        state = status["state"]
+        state, role, positions = status["state"], status["role"], status["positions"]
+        evaluated = status["evaluated"]
+        well = f"{status['mode']}, {role}, {positions} positions"
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        print(f"{path} can't be read: {fault}", file=sys.stderr)
+        print(f"{path} can't be read: {fault!r}", file=sys.stderr)
         return 1
     if age > HEALTHY_WITHIN_SEC:
         print(f"no sign of life for {age:.0f} s", file=sys.stderr)
@@ -169,10 +194,9 @@ def _health(_: argparse.Namespace) -> int:
     if state != "ready":
         print(state, file=sys.stderr)
         return 1
-    evaluated = status.get("evaluated")
-    if status["role"] == "leader" and evaluated is not None and time.time() - evaluated > UNPRICED_AFTER_SEC:
+    if role == "leader" and evaluated is not None and time.time() - evaluated > UNPRICED_AFTER_SEC:
         quiet = time.time() - evaluated
-        print(f"{status['positions']} positions are open and none has had a price for {quiet:.0f} s", file=sys.stderr)
+        print(f"{positions} positions are open and none has had a price for {quiet:.0f} s", file=sys.stderr)
         return 1
-    print(f"{status['mode']}, {status['role']}, {status['positions']} positions")
+    print(well)
     return 0

@@ -21,7 +21,8 @@ _RUNG_MARKS = {RungState.ARMED: "○", RungState.FIRED: "●", RungState.CARRIED
 
 @dataclass(frozen=True, slots=True)
 class PositionLine:
-    """A position for a person to read. Numbers are text, exactly as they are kept; `r` needs a price."""
+    """A position for a person to read. Numbers are text, exactly as they are kept but for average and risk, which have
+    ten digits; `r` needs a price."""
 
     key: str
     qty: str
@@ -37,7 +38,8 @@ class PositionLine:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What `harvest-brain status` shows. `mode` is the one the state was last written in, else the configured one."""
+    """What `harvest-brain status` shows. `mode` is the one the state was last written in, else the configured one;
+    `entries_read` counts the entries of the execution stream up to the cursor."""
 
     mode: str
     configured_mode: str
@@ -45,6 +47,7 @@ class Overview:
     leader: str
     lease_ms: int
     cursor: str
+    entries_read: int
     lag: int | None
     streams: dict[str, int]
     positions: list[PositionLine]
@@ -92,6 +95,7 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
         leader=(lease or b"").decode(errors="replace"),
         lease_ms=max(int(call("PTTL", names.lease)), 0),
         cursor=meta.cursors.get(names.executions, "") if meta else "",
+        entries_read=meta.entries_read if meta else 0,
         lag=_lag(client, names),
         streams={
             name: int(call("XLEN", name))
@@ -142,12 +146,17 @@ def _line(position: Position, prices: Mapping[str, Decimal]) -> PositionLine:
     return PositionLine(
         key=str(position.key),
         qty=plain(position.qty),
-        average=f"{position.average:.10g}",
+        average=_ten_digits(position.average),
         price="" if price is None else plain(price),
         r="" if price is None else f"{position.r_at(price):+.2f}",
         stop="" if epoch.stop is None else plain(epoch.stop),
         rungs="".join(_RUNG_MARKS[state] for state in epoch.rungs),
         outstanding=plain(epoch.outstanding),
-        risk=f"{epoch.r_unit:.10g} ({epoch.risk_source})" + (", too small" if position.why_not_harvested else ""),
+        risk=f"{_ten_digits(epoch.r_unit)} ({epoch.risk_source})"
+        + (", too small" if position.why_not_harvested else ""),
         suspect=position.suspect,
     )
+
+
+def _ten_digits(value: Decimal) -> str:
+    return plain(Decimal(f"{value:.10g}"))

@@ -54,7 +54,14 @@ class Endpoint:
 
     def password(self) -> str | None:
         """The password of the file, without the newline that ends it. Raises `OSError` where it can't be read."""
-        return Path(self.password_file).read_text().rstrip("\r\n") if self.password_file else None
+        if not self.password_file:
+            return None
+        try:
+            return Path(self.password_file).read_text(encoding="utf-8").rstrip("\n")
+        except OSError as fault:
+            raise OSError(f"REDIS_PASSWORD_FILE {self.password_file}: {fault.strerror}") from None
+        except ValueError:  # whose text would quote it
+            raise OSError(f"REDIS_PASSWORD_FILE {self.password_file}: not UTF-8") from None
 
 
 def _options(endpoint: Endpoint) -> dict[str, Any]:

@@ -1,0 +1,146 @@
+"""What state everything around the daemon is in, and what each thing means: for whoever wonders why nothing comes out.
+
+Reads only. The consumer group is explained first of all, since it is what Redis tools show, while what counts is the
+cursor in the state: the group is moved along in each commit, and moving it by hand changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import redis
+
+from harvest_brain.ops.status import Overview, overview
+from harvest_brain.redis.names import Names
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. `trouble` says that somebody should act."""
+
+    subject: str
+    trouble: bool
+    text: str
+
+    def line(self) -> str:
+        return f"{'!!' if self.trouble else 'ok'}  {self.subject:<12}  {self.text}"
+
+
+class _Stream(NamedTuple):
+    """The execution stream's own figures. `removed` counts the entries that were trimmed or deleted."""
+
+    length: int
+    added: int
+    last_id: str
+
+    @property
+    def removed(self) -> int:
+        return self.added - self.length
+
+
+def examine(client: redis.Redis, names: Names, configured_mode: str, start: str) -> list[Finding]:
+    """Every finding, in the order in which to read them. Raises what `overview` raises."""
+    seen = overview(client, names, configured_mode)
+    call: Any = client
+    stream, group = None, None
+    if call.exists(names.executions):
+        raw = call.xinfo_stream(names.executions)
+        stream = _Stream(raw["length"], raw["entries-added"], raw["last-generated-id"].decode())
+        groups = {found["name"].decode(): found for found in call.xinfo_groups(names.executions)}
+        group = groups.get(names.group)
+    return [
+        _stream(names, stream),
+        _cursor(seen, stream, group, start),
+        *_group(names, seen, group),
+        *_waiting(seen, stream),
+        _lease(seen),
+        _mode(seen),
+        Finding("kill-switch", "stopped" in seen.kill_switch, seen.kill_switch),
+        *_dead_letters(call, names, seen),
+        *(Finding("suspect", True, f"{p.key} is tracked and not harvested: {p.suspect}")
+          for p in seen.positions if p.suspect),
+    ]  # fmt: skip
+
+
+def _stream(names: Names, stream: _Stream | None) -> Finding:
+    if stream is None:
+        why = "nothing was written to it yet, or the producers use another name than STREAM_EXECUTION_RESULT"
+        return Finding("stream", True, f"{names.executions} does not exist: {why}")
+    return Finding("stream", False, f"{names.executions} holds {stream.length} entries, the last one {stream.last_id}")
+
+
+def _cursor(seen: Overview, stream: _Stream | None, group: dict[str, Any] | None, start: str) -> Finding:
+    if not seen.cursor:
+        if group is not None:
+            place = f"behind {group['last-delivered-id'].decode()}, where the group of an older consumer stands"
+        else:
+            place = "at the oldest entry" if start == "0" else "behind the newest entry"
+            place += f" (HARVEST_START={start})"
+        return Finding("cursor", False, f"there is no state yet; a first start begins {place}")
+    if stream is not None and _order(stream.last_id) < _order(seen.cursor):
+        text = f"{seen.cursor} lies behind the stream's last id {stream.last_id}: the stream was made anew"
+        return Finding("cursor", True, f"{text}, and what has an id up to the cursor is not read")
+    return Finding("cursor", False, f"everything up to {seen.cursor} is in the state")
+
+
+def _group(names: Names, seen: Overview, group: dict[str, Any] | None) -> list[Finding]:
+    if group is None:
+        return [Finding("group", bool(seen.cursor), f"{names.group} does not exist; the daemon makes it at its cursor")]
+    place, findings = group["last-delivered-id"].decode(), []
+    if not seen.cursor:
+        findings.append(Finding("group", False, f"{names.group} stands at {place}"))
+    elif place == seen.cursor:
+        findings.append(Finding("group", False, f"{names.group} stands at the cursor, as it should"))
+    else:
+        text = f"{names.group} stands at {place} and not at the cursor: it was moved by hand. That changes nothing"
+        findings.append(Finding("group", True, f"{text}; what is read follows the cursor, and so will the group again"))
+    if group["pending"]:
+        text = f"{group['pending']} entries were handed out by XREADGROUP and not acknowledged"
+        if seen.cursor:
+            text += ". HarvestBrain reads by its cursor and misses none of them, but nothing else should use its group"
+        else:
+            text += ", up to where a first start begins: they will not be read. XGROUP SETID before it changes that"
+        findings.append(Finding("pending", True, text))
+    return findings
+
+
+def _waiting(seen: Overview, stream: _Stream | None) -> list[Finding]:
+    if stream is None:
+        return []
+    findings = []
+    if seen.lag is None:
+        findings.append(Finding("lag", False, "the server can't tell how many entries wait until the next commit"))
+    elif seen.lag and not seen.leader:
+        findings.append(Finding("lag", True, f"{seen.lag} entries wait, and no daemon leads"))
+    else:
+        findings.append(Finding("lag", False, f"{seen.lag} entries wait"))
+    if seen.cursor and (missed := stream.removed - seen.entries_read) > 0:
+        text = f"{missed} entries were trimmed before they were read: positions may be wrong until they are reconciled"
+        findings.append(Finding("gap", True, text))
+    return findings
+
+
+def _lease(seen: Overview) -> Finding:
+    if not seen.leader:
+        return Finding("lease", True, "nobody leads: no daemon runs, or none reaches this Redis")
+    return Finding("lease", False, f"{seen.leader} leads, for {seen.lease_ms / 1000:.1f} s more if it falls silent")
+
+
+def _mode(seen: Overview) -> Finding:
+    if seen.mode != seen.configured_mode:
+        text = f"the state was written in {seen.mode}, and the settings here say {seen.configured_mode}"
+        return Finding("mode", True, f"{text}: the daemon runs with others, or was not started since")
+    return Finding("mode", False, seen.mode)
+
+
+def _dead_letters(call: Any, names: Names, seen: Overview) -> list[Finding]:
+    count = seen.streams[names.rejected]
+    if not count:
+        return [Finding("dead letters", False, "none")]
+    [(_, fields)] = call.xrevrange(names.rejected, count=1)
+    newest = f"{fields[b'id'].decode()}: {fields[b'reason'].decode()}"
+    return [Finding("dead letters", False, f"{count} entries could not be used, the newest {newest}")]
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)
