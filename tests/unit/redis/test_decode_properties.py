@@ -1,22 +1,23 @@
-"""The door holds whatever comes: arbitrary bytes, hostile JSON, and values that only look like what they should be."""
+"""The door holds whatever comes: arbitrary bytes, hostile JSON, and values that only look like what they should be.
+
+What is checked of each entry stands in `tests/fuzz/invariants.py`, which the fuzzing shares.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.fuzz.invariants import check_entry
 
 from harvest_brain.core import numbers
-from harvest_brain.core.events import Execution, Fill, Malformed, OrderUpdate, Passed, Price
-from harvest_brain.core.numbers import MAX_DECIMAL_PLACES, MAX_INTEGER_DIGITS, parse_decimal
-from harvest_brain.redis.decode import _KNOWN_NAMES, MAX_ENTRY_BYTES, decode, decode_market
+from harvest_brain.core.numbers import parse_decimal
+from harvest_brain.redis.decode import _KNOWN_NAMES, MAX_ENTRY_BYTES
 
-ENTRY_ID = "1768737600000-7"
 STATUSES = (
     *("FILLED", "PARTIAL", "PARTIALLY_FILLED", "PARTIAL_FILL", "PRICE_UPDATE", "REJECTED", "EXPIRED", "CANCELED"),
     *("CANCELLED", "NEW", "ACK", "ACCEPTED", "SUBMITTED", "skipped_low_confidence", "filled", "", "\ud800"),
@@ -42,54 +43,23 @@ MESSAGES = st.dictionaries(
 ).flatmap(lambda rest: st.sampled_from(STATUSES).map(lambda status: {"symbol": "ETHUSDT", **rest, "status": status}))
 
 
-def check(event: Execution, fields: list[bytes]) -> None:
-    """What holds of whatever an entry has become."""
-    assert event.entry_id == ENTRY_ID
-    if isinstance(event, Malformed):
-        assert event.fields == tuple(fields)
-        assert 0 < len(event.reason.encode()) < 1000
-    elif isinstance(event, Passed):
-        assert re.fullmatch(r"[A-Z][A-Z0-9_ -]{0,39}", event.status)
-    elif isinstance(event, OrderUpdate):
-        assert event.symbol
-    elif isinstance(event, Price):
-        assert within_bounds(event.price)
-    else:
-        assert isinstance(event, Fill)
-        assert within_bounds(event.qty)
-        assert within_bounds(event.price)
-        assert event.stop is None or within_bounds(event.stop)
-        assert event.cumulative is None or within_bounds(event.cumulative)
-        assert event.fee.is_finite()
-        str(event.key).encode("ascii")
-        "".join((*event.order, event.fill_id, event.fee_asset)).encode("ascii")
-
-
-def within_bounds(number: Decimal) -> bool:
-    """Above 0, and of a size and a fineness that sums stay exact with."""
-    exponent = number.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return number > 0 and number.adjusted() < MAX_INTEGER_DIGITS and exponent >= -MAX_DECIMAL_PLACES
-
-
 @given(st.lists(st.binary(max_size=40), max_size=12))
 def test_arbitrary_bytes_give_exactly_one_event(parts: list[bytes]) -> None:
     fields = parts[: len(parts) // 2 * 2]
-    check(decode(ENTRY_ID, fields), fields)
+    check_entry(fields)
 
 
 @given(st.sampled_from(["payload", "data", "json"]), st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_arbitrary_bytes_in_a_carrier_give_exactly_one_event(carrier: str, body: bytes) -> None:
     fields = [carrier.encode(), body]
-    check(decode(ENTRY_ID, fields), fields)
+    check_entry(fields)
 
 
 @settings(max_examples=500)
 @given(st.sampled_from(["payload", "data", "json"]), MESSAGES)
 def test_hostile_messages_give_exactly_one_event(carrier: str, message: dict[str, Any]) -> None:
     fields = [carrier.encode(), json.dumps(message).encode()]
-    check(decode(ENTRY_ID, fields), fields)
-    assert isinstance(decode_market(ENTRY_ID, fields), Price | Malformed)
+    check_entry(fields)
 
 
 @settings(max_examples=500)
@@ -97,19 +67,19 @@ def test_hostile_messages_give_exactly_one_event(carrier: str, message: dict[str
 def test_hostile_flat_fields_give_exactly_one_event(message: dict[str, str]) -> None:
     named = {"symbol": "ETHUSDT", "status": "FILLED", "side": "BUY", "qty": "1", "price": "1", **message}
     fields = [text.encode(errors="surrogatepass") for pair in named.items() for text in pair]
-    check(decode(ENTRY_ID, fields), fields)
+    check_entry(fields)
 
 
 @given(st.text(alphabet='[]{}":,0123456789eE+-.truefalsn\\u', max_size=60))
 def test_what_looks_like_json_gives_exactly_one_event(body: str) -> None:
     fields = [b"payload", body.encode()]
-    check(decode(ENTRY_ID, fields), fields)
+    check_entry(fields)
 
 
 @pytest.mark.parametrize("opening", ["[", '{"a":', '{"signal":{"a":'])
 def test_json_as_deep_as_an_entry_can_be_gives_exactly_one_event(opening: str) -> None:
     fields = [b"payload", (opening * (MAX_ENTRY_BYTES // len(opening) - 2)).encode()]
-    check(decode(ENTRY_ID, fields), fields)
+    check_entry(fields)
 
 
 @settings(max_examples=500)
