@@ -77,7 +77,8 @@ def policy(
 
 
 class World:
-    """State, time and gate. Each event that is made comes a second after the one before."""
+    """State, time and gate. Each event that is made comes a second after the one before; the gate's clock goes with
+    them, unless `gate_ms` stops it."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class World:
         kill: str | None = "0",
         tokens: int = 1_000_000,
         overrides: Mapping[str, Terms] | None = None,
+        gate_ms: int | None = None,
         book_filter: Callable[[Book], Book] = lambda book: book,
     ) -> None:
         self.policy = policy
@@ -100,6 +102,8 @@ class World:
         self.notes: list[str] = []
         self.realized = ZERO
         self.now_ms = START_MS
+        self.gate_ms = gate_ms
+        self.decision = Decision({}, (), {}, (), (), {})
         self._book_filter = book_filter
 
     # Events.
@@ -183,7 +187,7 @@ class World:
     @property
     def gate(self) -> Gate:
         return Gate(
-            now_ms=self.now_ms,
+            now_ms=self.now_ms if self.gate_ms is None else self.gate_ms,
             kill_switch=self.kill,
             tokens=self.tokens,
             known_fills=self.known_fills,
@@ -196,8 +200,10 @@ class World:
         return decide(self.state, events, self.gate, self.policy)
 
     def see(self, *events: Event) -> tuple[Intent, ...]:
-        """Decide about `events` in one batch and adopt the decision; returns what was published."""
-        decision = self.consider(*events)
+        """Decide about `events` in one batch and adopt the decision; returns what was published. Events that were made
+        elsewhere bring their time along."""
+        self.now_ms = max(self.now_ms, *(int(event.entry_id.partition("-")[0]) for event in events), 0)
+        decision = self.decision = self.consider(*events)
         self.state.adopt(replace(decision, books={s: self._book_filter(b) for s, b in decision.books.items()}))
         self.known_fills = {**self.known_fills, **decision.applied}
         self.tokens -= len(decision.intents)
