@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from harvest_brain.core.engine import Book, Decision, Gate, State, decide
-from harvest_brain.core.events import Event, Fill, Key, OrderRef, OrderUpdate, PositionSide, Price, Side, Snapshot
+from harvest_brain.core.events import Event, Fill, Gap, Key, OrderRef, OrderUpdate, PositionSide, Price, Side, Snapshot
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import Policy, Terms, parse_ladder
@@ -202,7 +202,8 @@ class World:
     def see(self, *events: Event) -> tuple[Intent, ...]:
         """Decide about `events` in one batch and adopt the decision; returns what was published. Events that were made
         elsewhere bring their time along."""
-        self.now_ms = max(self.now_ms, *(int(event.entry_id.partition("-")[0]) for event in events), 0)
+        times = (int(event.entry_id.partition("-")[0]) for event in events if not isinstance(event, Gap))
+        self.now_ms = max(self.now_ms, *times, 0)
         decision = self.decision = self.consider(*events)
         self.state.adopt(replace(decision, books={s: self._book_filter(b) for s, b in decision.books.items()}))
         self.known_fills = {**self.known_fills, **decision.applied}

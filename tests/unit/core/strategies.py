@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.world import STEP_MS, World
 
 from harvest_brain.core.engine import Book, Decision
-from harvest_brain.core.events import Event, Malformed, Passed, PositionSide, Side
+from harvest_brain.core.events import Execution, Malformed, Passed, PositionSide, Side
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import Dust, Policy, Rung, Terms
@@ -114,7 +114,7 @@ class Trade:
     complete: bool
     base_fee: bool
 
-    def event(self, world: World) -> Event:
+    def event(self, world: World) -> Execution:
         symbol, position_side = self.key
         named: dict[str, dict[str, Any]] = {
             "none": {},
@@ -145,7 +145,7 @@ class Tick:
     price: Decimal
     age_ms: int
 
-    def event(self, world: World) -> Event:
+    def event(self, world: World) -> Execution:
         return world.tick(self.price, symbol=f"{self.symbol}USDT", age_ms=self.age_ms)
 
 
@@ -157,7 +157,7 @@ class Settle:
     naming: str
     outcome: str
 
-    def event(self, world: World) -> Event:
+    def event(self, world: World) -> Execution:
         published = [intent for intent in world.intents if intent.action is Action.HARVEST]
         if not published:
             return Passed(f"{world.now_ms}-1", "NOTHING_TO_SETTLE")
@@ -189,7 +189,7 @@ class Noise:
 
     usable: bool
 
-    def event(self, world: World) -> Event:
+    def event(self, world: World) -> Execution:
         entry_id = f"{world.now_ms}-2"
         return Passed(entry_id, "SKIPPED_X") if self.usable else Malformed(entry_id, "why", (b"a", b"b"))
 
@@ -257,7 +257,7 @@ class Step:
     """One event: when the gate looked, what was known before and after it, and what was decided."""
 
     now_ms: int
-    event: Event
+    event: Execution
     before: dict[str, Book]
     decision: Decision
     after: dict[str, Book]
