@@ -30,7 +30,7 @@ PREFIXES = ("HARVEST_", "STREAM_", "REDIS_")  # all of these are ours; of LOG_ o
 DEFAULT_NAMESPACE = "quantum"
 
 # Set by whoever starts the daemon, not by the trader; they are no settings but share the prefix.
-RESERVED = frozenset({"HARVEST_RELEASE_ID", "HARVEST_LIVE_TOKEN_FILE"})
+RESERVED = ("HARVEST_RELEASE_ID", "HARVEST_LIVE_TOKEN_FILE")
 
 
 class ConfigError(Exception):
@@ -203,11 +203,14 @@ class Settings:
 
 
 class Loaded(NamedTuple):
-    """The settings, and of each variable where its value came from."""
+    """The settings, and of each variable where its value came from; the id under which this release was deployed, and
+    the file of its live token, where these are given."""
 
     settings: Settings
     origins: Mapping[str, str]
     values: Mapping[str, str]
+    release: str = ""
+    live_token_file: str = ""
 
 
 # Parsers. Each takes the text and raises ValueError; what is accepted stands beside it in the table.
@@ -470,7 +473,9 @@ def load(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
         faults += _contradictions(parsed)
     if faults:
         raise ConfigError(tuple(faults))
-    return Loaded(Settings(**parsed), {name: origins.get(name, "default") for name in _BY_NAME}, values)
+    origins = {name: origins.get(name, "default") for name in _BY_NAME}
+    release, live_token_file = (given.get(name) or environ.get(name, "") for name in RESERVED)
+    return Loaded(Settings(**parsed), origins, values, release, live_token_file)
 
 
 def _namespace(given: Mapping[str, str]) -> str:
@@ -558,6 +563,12 @@ def _contradictions(parsed: Mapping[str, Any]) -> Iterator[str]:
     url = urlsplit(parsed["redis_url"])
     yield from _two_addresses(parsed, url)
     yield from _tls_in_vain(parsed, url)
+    if parsed["wait_replicas"] or parsed["wait_aof"]:
+        # A blocking read may stand behind the wait on the same connection.
+        longest = int(parsed["redis_timeout_sec"] * 1000) - 600
+        if parsed["wait_timeout_ms"] > longest:
+            said = parsed["wait_timeout_ms"]
+            yield f"HARVEST_WAIT_TIMEOUT_MS={said}: too long for REDIS_TIMEOUT_SEC; accepted: 1 to {longest}"
 
 
 def _two_addresses(parsed: Mapping[str, Any], url: SplitResult) -> Iterator[str]:

@@ -32,16 +32,19 @@ from redis.exceptions import (
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, Settings
-from harvest_brain.core.engine import decide, enter_live
+from harvest_brain.core.engine import decide, enter_live, leave_live
 from harvest_brain.core.events import Price
 from harvest_brain.core.numbers import ZERO, plain
+from harvest_brain.core.position import ReservationState
 from harvest_brain.notify import Notifier
+from harvest_brain.permit import NEVER, live_permit
 from harvest_brain.redis.client import make_connection
 from harvest_brain.redis.encode import SCHEMA
 from harvest_brain.redis.names import Bounds, Names
 from harvest_brain.redis.store import (
     Look,
     LostLeaseError,
+    NotDurableError,
     RefusedError,
     StateMovedError,
     Store,
@@ -56,27 +59,40 @@ BACK_OFF_SEC = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0)
 MAX_PUBLISHED_CLAIMS = 10_000
 MAX_LISTED = 20
 
+# How often a daemon that was asked to be live looks again whether it may be.
+REVIEW_SEC = 10.0
+
+# The operator is not told the same again within this time.
+REPEAT_SEC = 60.0
+
+
+class ModeChangedError(Exception):
+    """What this session may do is not what it was."""
+
 
 class Daemon:
     """One HarvestBrain process. `run` returns when a signal asked it to stop."""
 
-    def __init__(self, settings: Settings, logger: logging.Logger) -> None:
-        self._settings = settings
-        self._policy = settings.policy()
+    def __init__(self, loaded: Loaded, logger: logging.Logger) -> None:
+        self._settings = settings = loaded.settings
+        self._token_file = loaded.live_token_file
         self._log = logger
         self._notifier = Notifier(os.environ)
         self._status_file = StatusFile(os.environ.get("RUNTIME_DIRECTORY", "").split(":")[0])
         consumer = settings.consumer or socket.gethostname()
         self._token = f"{consumer}:{os.getpid()}:{secrets.token_hex(8)}"
         self.status = Status(
-            release=os.environ.get("HARVEST_RELEASE_ID", __version__),
+            release=loaded.release or __version__,
             version=__version__,
             mode=settings.mode,
+            asked=settings.mode,
             consumer=consumer,
         )
         self._stop = False
         self._ready = False
         self._published: frozenset[str] = frozenset()
+        self._permit_ends, self._review_at = NEVER, 0.0
+        self._told: dict[str, float] = {}
         self._priced: dict[str, float] = {}
         self._unpriced: set[str] = set()
         self._status_fault = ""
@@ -93,11 +109,11 @@ class Daemon:
             commit_before = self.status.last_commit
             try:
                 self._session()
-            except (LostLeaseError, StateMovedError, RefusedError) as event:
+            except (LostLeaseError, StateMovedError, RefusedError, ModeChangedError) as event:
                 self._log.info("starting over: %s", event)
                 if isinstance(event, RefusedError):
                     self._published = frozenset([*self._published, *event.claims][-MAX_PUBLISHED_CLAIMS:])
-            except (RedisError, OSError, UnusableError) as fault:
+            except (RedisError, OSError, UnusableError, NotDurableError) as fault:
                 self._trouble(fault)
             failures = 1 if self.status.last_commit != commit_before else failures + 1
             self._pause(BACK_OFF_SEC[min(failures, len(BACK_OFF_SEC)) - 1])
@@ -114,11 +130,13 @@ class Daemon:
                 transport,
                 names_of(self._settings),
                 bounds_of(self._settings),
-                self._policy,
+                self._settings.policy(),
                 token=self._token,
                 config=digest_of(self._settings),
             )
             store.prepare()
+            if because := self._objections(store):
+                store.stay_in_shadow(because)
             self._wait_for_lease(store)
             if self._stop:
                 return
@@ -128,6 +146,35 @@ class Daemon:
             self._log.info("gave the lease back at cursor %s", store.cursor)
         finally:
             transport.close()
+
+    def _objections(self, store: Store) -> str:
+        """Why this daemon stays in shadow although live was asked for, or nothing. Says so when that changes."""
+        settings, status = self._settings, self.status
+        if not settings.live:
+            return ""
+        permit = live_permit(
+            store.server_facts(),
+            allow_volatile=settings.live_allow_volatile_redis,
+            token_file=self._token_file,
+            release=status.release,
+            now=time.time(),
+        )
+        self._permit_ends, self._review_at = permit.until, time.monotonic() + REVIEW_SEC
+        because = "; ".join(permit.objections)
+        if status.durability != list(permit.remarks):
+            self._log.warning("durability: %s", "; ".join(permit.remarks))
+        if because and status.because != because:
+            self._log.error("in shadow, although live was asked for: %s", because)
+        status.mode, status.because, status.durability = "shadow" if because else "live", because, list(permit.remarks)
+        return because
+
+    def _review(self, store: Store, *, idle: bool) -> None:
+        """See from time to time whether the objections are still the same. Asks the server only when nothing is on its
+        way (`idle`); that the token has expired needs no asking."""
+        if time.time() >= self._permit_ends:
+            raise ModeChangedError("the live token has expired")
+        if idle and time.monotonic() >= self._review_at and self._objections(store) != store.meta.because:
+            raise ModeChangedError("whether this may be live has changed")
 
     def _wait_for_lease(self, store: Store) -> None:
         while not self._stop and (wait_ms := store.acquire_lease()):
@@ -147,43 +194,64 @@ class Daemon:
         self.status.leader = self._token
         positions = sum(1 for _ in store.state.positions())
         self._log.info("leading from cursor %s with %d positions", store.cursor, positions)
-        if written_mode == "shadow" and self._policy.live:
-            self._log.warning("shadow to live: the rungs crossed so far are skipped in the epochs that are open")
-            store.send_commit(enter_live(store.state, catch_up=self._settings.live_catch_up))
-            self._adopt_commit(store)
+        if written_mode not in ("", store.meta.mode):
+            self._change_mode(store)
+
+    def _change_mode(self, store: Store) -> None:
+        """The first commit in another mode than the state was written in. The mode is stored with what it changes."""
+        self._published = frozenset()
+        catch_up = self._settings.live_catch_up
+        if not store.policy.live:
+            change, text = (
+                leave_live(store.state),
+                "what is ordered so far stays on its way, and no rung of it comes again",
+            )
+        elif catch_up:
+            change, text = (
+                enter_live(store.state, catch_up=True),
+                "what was only suggested so far is still to be ordered",
+            )
+        else:
+            change, text = enter_live(store.state), "the rungs crossed so far are skipped in the epochs that are open"
+        self._log.warning("from now on %s: %s", store.meta.mode, text)
+        store.send_commit(change)
+        self._adopt_commit(store)
 
     def _lead(self, store: Store) -> None:
         """The loop itself. Replies come in the order of the requests, so read it from top to bottom.
 
         `ahead` says that a read beyond `reading` is on its way, which it is while there is a backlog.
         """
-        store.send_read(store.cursor)
+        store.send_read(store.cursors)
         reading = store.receive_read()
         ahead = False
         renew_at = time.monotonic()
         while not self._stop:
             if reading.full and not ahead:
-                store.send_read(reading.cursor)
+                store.send_read(reading.cursors)
                 ahead = True
             events = store.decode(reading)
             self._priced |= dict.fromkeys((event.symbol for event in events if type(event) is Price), time.time())
-            store.send_look(events)
+            store.send_look(events, reading)
             self._adopt_commit(store)
             following = store.receive_read() if ahead else None
             look = store.receive_look(self._published)
-            decision = decide(store.state, events, look.gate, self._policy)
+            self._review(store, idle=not ahead)
+            if look.gap is not None:
+                events.insert(0, look.gap)
+            decision = decide(store.state, events, look.gate, store.policy)
             if events or time.monotonic() >= renew_at:
                 store.send_commit(decision, reading)
                 renew_at = time.monotonic() + self._settings.lease_sec / 4
             if following is not None:
                 ahead = following.full
                 if ahead:
-                    store.send_read(following.cursor)
+                    store.send_read(following.cursors)
                 store.flush()
                 reading = following
                 self._tell(store, look)
             else:
-                store.send_read(reading.cursor, BLOCK_MS)
+                store.send_read(reading.cursors, BLOCK_MS)
                 self._adopt_commit(store)
                 self._tell(store, look)
                 reading = store.receive_read()
@@ -213,6 +281,15 @@ class Daemon:
             self._log.warning(
                 "entry %s to %s: %s", letter.entry_id, self._settings.stream_harvest_rejected, letter.reason
             )
+        for note in decision.notes:
+            self._tell_operator(note)
+
+    def _tell_operator(self, note: str) -> None:
+        now = time.monotonic()
+        self._told = {text: at for text, at in self._told.items() if now - at < REPEAT_SEC}
+        if note not in self._told:
+            self._told[note] = now
+            self._log.warning("%s", note)
 
     # What it says of itself.
 
@@ -231,6 +308,9 @@ class Daemon:
         status.positions = sum(1 for position in positions if position.epoch is not None)
         self._tell_unpriced({p.key.symbol for p in positions if p.epoch is not None})
         status.suspect = [f"{p.key}: {p.suspect}" for p in positions if p.suspect][:MAX_LISTED]
+        reserved = [(p.key, r) for p in positions if p.epoch is not None for r in p.epoch.reservations]
+        unknown = [f"{key}: {r.intent_id}" for key, r in reserved if r.state is ReservationState.UNKNOWN]
+        status.reservations, status.unknown = len(reserved), unknown[:MAX_LISTED]
         self._say("ready", role="leader")
 
     def _tell_unpriced(self, symbols: set[str]) -> None:
@@ -317,6 +397,8 @@ def names_of(settings: Settings) -> Names:
         group=settings.group,
         executions=settings.stream_execution_result,
         market=settings.stream_market_price,
+        snapshots=settings.stream_position_snapshot,
+        pnl=settings.stream_pnl_snapshot,
         suggestions=settings.stream_harvest_suggestions,
         trade_intents=settings.stream_trade_intent,
         stop_intents=settings.stream_stop_intent,
@@ -333,6 +415,9 @@ def bounds_of(settings: Settings) -> Bounds:
         fill_dedup_ttl_sec=settings.fill_dedup_ttl_sec,
         stream_maxlen=settings.stream_maxlen,
         batch_size=settings.batch_size,
+        wait_replicas=settings.wait_replicas,
+        wait_aof=settings.wait_aof,
+        wait_timeout_ms=settings.wait_timeout_ms,
     )
 
 
@@ -345,7 +430,7 @@ def run(loaded: Loaded) -> int:
     except OSError as fault:
         accepted = "a path that can be written, or nothing"
         raise ConfigError((f"LOG_FILE={settings.log_file!r}: {fault.strerror}; accepted: {accepted}",)) from None
-    daemon = Daemon(settings, logger)
+    daemon = Daemon(loaded, logger)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, daemon.stop)
     ladder = ",".join(f"{plain(rung.level)}:{plain(rung.fraction)}" for rung in settings.ladder)

@@ -20,14 +20,18 @@ UNPRICED_AFTER_SEC = 300
 
 @dataclass(slots=True)
 class Status:
-    """How it goes. `schema` is the version of the state that it may have written, None before it leads; `role` is
-    leader, standby or none; `lag` the entries behind the cursor; times are epoch seconds; `positions` counts the open
-    ones, `unpriced` lists symbols of them that had no price for long, `evaluated` is when any of them last had one (or
-    when that began to matter); `errors` counts what ended a session, and `last_error` is the newest of them."""
+    """How it goes. `mode` is the one in force, `asked` the one that was set; where they differ, `because` says of what.
+    `durability` is what a power cut could lose (live mode only). `schema` is the version of the state that it may have
+    written, None before it leads; `role` is leader, standby or none; `lag` the entries behind the cursor; times are
+    epoch seconds; `positions` counts the open ones, `unpriced` lists symbols of them that had no price for long,
+    `evaluated` is when any of them last had one (or when that began to matter); `reservations` counts the orders on
+    their way, `unknown` lists those that nothing is heard of; `errors` counts what ended a session, and `last_error`
+    is the newest of them."""
 
     release: str
     version: str
     mode: str
+    asked: str
     consumer: str
     role: str = "none"
     state: str = "starting"
@@ -39,7 +43,11 @@ class Status:
     lag: int | None = None
     last_commit: float | None = None
     kill_switch: str | None = None
+    because: str = ""
+    durability: list[str] = field(default_factory=list)
     positions: int = 0
+    reservations: int = 0
+    unknown: list[str] = field(default_factory=list)
     unpriced: list[str] = field(default_factory=list)
     evaluated: float | None = None
     suspect: list[str] = field(default_factory=list)
@@ -59,7 +67,8 @@ class Status:
     def line(self) -> str:
         """One line for systemd and for people."""
         lag = "unknown" if self.lag is None else str(self.lag)
-        return f"{self.mode}, {self.role}, {self.state}: {self.positions} positions, lag {lag}"
+        mode = self.mode + (f" (live was asked for: {self.because})" if self.because else "")
+        return f"{mode}, {self.role}, {self.state}: {self.positions} positions, lag {lag}"
 
 
 class StatusFile:

@@ -81,10 +81,10 @@ def prepare(server: RedisServer, redis: Any, mode: str) -> Iterator[Callable[...
         def reach(*entries: dict[str, Any]) -> Commit:
             for entry in entries:
                 redis.xadd(EXECUTIONS, entry)
-            store.send_read(store.cursor)
+            store.send_read(store.cursors)
             reading = store.receive_read()
             events = store.decode(reading)
-            store.send_look(events)
+            store.send_look(events, reading)
             gate = store.receive_look(frozenset()).gate
             return Commit(store, decide(store.state, events, gate, chosen.policy()), reading)
 
@@ -116,7 +116,7 @@ def test_the_commit_in_question_succeeds_and_does_it_all(redis: Any, prepare: Ca
     assert redis.llen(RATE) == 2
     assert (group_of(redis)["last-delivered-id"], group_of(redis)["lag"]) == (commit.store.cursor, 0)
     assert len(list(redis.scan_iter("quantum:dedup:harvest:*"))) == 2
-    assert len(list(redis.scan_iter("quantum:dedup:fill:*"))) == 3
+    assert len(list(redis.scan_iter("quantum:dedup:fill:*:filled:*"))) == 3
 
 
 def assert_refused(redis: Any, commit: Commit, error: type[Exception], text: str) -> None:

@@ -132,7 +132,7 @@ def test_incident_12_entries_that_wait_for_nobody_and_entries_that_are_gone_are_
     redis.xtrim(EXECUTIONS, maxlen=3, approximate=False)
     [(trouble, text)] = doctor()["gap"]
     assert trouble
-    assert text.startswith("7 entries were trimmed before they were read")
+    assert text.startswith("7 entries were removed before they were read")
 
 
 def test_the_switch_the_mode_dead_letters_and_suspects_are_told(

@@ -238,7 +238,7 @@ def test_incident_23_an_error_of_our_own_ends_the_process_loudly_with_nothing_wr
         tmp_path,
         "import harvest_brain.core.engine as engine\n"
         "def broken(self, event): raise AttributeError('a mistake')\n"
-        "engine._Batch.price = broken\n",
+        "engine._HANDLERS[engine.Price] = broken\n",
     )
     with DaemonProcess(server.settings() | broken) as daemon:
         feed(redis, OPENING)

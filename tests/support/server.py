@@ -42,7 +42,8 @@ class RedisServer(ABC):
     """A Redis on a port of 127.0.0.1 that stays the same for its whole life."""
 
     def __init__(self, options: Sequence[str] = (), *, password: str = "") -> None:
-        self.options = [*("--save", ""), *options]
+        # Live mode is live only where nothing is lost in an orderly restart.
+        self.options = [*("--save", "", "--appendonly", "yes"), *options]
         self.password = password
         if password:
             self.options += ["--requirepass", password]

@@ -19,7 +19,7 @@ from harvest_brain.report import MAX_COUNTERS, Status, StatusFile, set_up_loggin
 
 
 def status(**changes: Any) -> Status:
-    return Status(release="r1", version="0.1.0", mode="shadow", consumer="host", **changes)
+    return Status(release="r1", version="0.1.0", mode="shadow", asked="live", consumer="host", **changes)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -50,7 +50,11 @@ def test_the_status_tells_all_that_is_promised(tmp_path: Path) -> None:
         lag=3,
         last_commit=12.5,
         kill_switch="0",
+        because="no token",
+        durability=["the last second"],
         positions=2,
+        reservations=2,
+        unknown=["ETHUSDT: hb-1"],
         unpriced=["ETHUSDT"],
         evaluated=11.5,
         suspect=["BTCUSDT: why"],
@@ -67,6 +71,11 @@ def test_the_status_tells_all_that_is_promised(tmp_path: Path) -> None:
         "release": "r1",
         "version": "0.1.0",
         "mode": "shadow",
+        "asked": "live",
+        "because": "no token",
+        "durability": ["the last second"],
+        "reservations": 2,
+        "unknown": ["ETHUSDT: hb-1"],
         "consumer": "host",
         "role": "leader",
         "state": "ready",
@@ -152,6 +161,7 @@ def test_incident_19_the_mode_is_in_every_status_line() -> None:
         "shadow, leader, ready: 2 positions, lag 7"
     )
     assert status().line() == "shadow, none, starting: 0 positions, lag unknown"
+    assert status(because="no token").line().startswith("shadow (live was asked for: no token), none, starting")
 
 
 # The log

@@ -78,7 +78,7 @@ def _cursor(seen: Overview, stream: _Stream | None, group: dict[str, Any] | None
         return Finding("cursor", False, f"there is no state yet; a first start begins {place}")
     if stream is not None and _order(stream.last_id) < _order(seen.cursor):
         text = f"{seen.cursor} lies behind the stream's last id {stream.last_id}: the stream was made anew"
-        return Finding("cursor", True, f"{text}, and what has an id up to the cursor is not read")
+        return Finding("cursor", True, f"{text}, and the daemon will begin with its oldest entry")
     return Finding("cursor", False, f"everything up to {seen.cursor} is in the state")
 
 
@@ -114,7 +114,7 @@ def _waiting(seen: Overview, stream: _Stream | None) -> list[Finding]:
     else:
         findings.append(Finding("lag", False, f"{seen.lag} entries wait"))
     if seen.cursor and (missed := stream.removed - seen.entries_read) > 0:
-        text = f"{missed} entries were trimmed before they were read: positions may be wrong until they are reconciled"
+        text = f"{missed} entries were removed before they were read: the daemon will distrust what was open by then"
         findings.append(Finding("gap", True, text))
     return findings
 
@@ -126,6 +126,8 @@ def _lease(seen: Overview) -> Finding:
 
 
 def _mode(seen: Overview) -> Finding:
+    if seen.because:
+        return Finding("mode", True, f"{seen.mode}, although live was asked for: {seen.because}")
     if seen.mode != seen.configured_mode:
         text = f"the state was written in {seen.mode}, and the settings here say {seen.configured_mode}"
         return Finding("mode", True, f"{text}: the daemon runs with others, or was not started since")

@@ -39,10 +39,12 @@ class PositionLine:
 @dataclass(frozen=True, slots=True)
 class Overview:
     """What `harvest-brain status` shows. `mode` is the one the state was last written in, else the configured one;
-    `entries_read` counts the entries of the execution stream up to the cursor."""
+    `because` says why it is shadow where the daemon was asked to be live; `entries_read` counts the entries of the
+    execution stream up to the cursor."""
 
     mode: str
     configured_mode: str
+    because: str
     kill_switch: str
     leader: str
     lease_ms: int
@@ -61,6 +63,7 @@ class Overview:
         lines = [
             f"mode         {self.mode}"
             + ("" if self.mode == self.configured_mode else f" (set: {self.configured_mode})"),
+            *([f"             in shadow because {self.because}"] if self.because else []),
             f"kill-switch  {self.kill_switch}",
             f"leader       {leader}",
             f"cursor       {self.cursor or 'nothing read yet'}, lag {lag}",
@@ -91,6 +94,7 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
     return Overview(
         mode=meta.mode if meta else configured_mode,
         configured_mode=configured_mode,
+        because=meta.because if meta else "",
         kill_switch=_switch(call, names.kill_switch, configured_mode),
         leader=(lease or b"").decode(errors="replace"),
         lease_ms=max(int(call("PTTL", names.lease)), 0),

@@ -34,6 +34,7 @@
 ]]
 local FUTURE_MS, MINUTE_MS, HISTORY = 5000, 60000, 100
 local HISTORY_SECONDS = 30 * 24 * 3600
+local SUGGESTED = 'suggested'
 local LAST_MS = '18446744073709551615' -- no entry id can have a later time
 
 local at = 22
@@ -105,7 +106,9 @@ if intents > 0 then
 
   local taken = {'claimed'}
   for i = 1, claims do
-    if redis.call('EXISTS', KEYS[first_claim + i - 1]) == 1 then taken[#taken + 1] = i end
+    local claimed = redis.pcall('GET', KEYS[first_claim + i - 1])
+    -- What was only suggested is still to be ordered, where the operator wishes to catch up.
+    if claimed and not (ARGV[3] == '1' and claimed == SUGGESTED) then taken[#taken + 1] = i end
   end
   if #taken > 1 then return taken end
 
@@ -141,7 +144,7 @@ for _ = 1, deletes do
   redis.call('HDEL', KEYS[3], take())
 end
 for i = 0, claims - 1 do
-  redis.call('SET', KEYS[first_claim + i], now, 'EX', ARGV[13])
+  redis.call('SET', KEYS[first_claim + i], ARGV[3] == '1' and now or SUGGESTED, 'EX', ARGV[13])
 end
 
 local function take_entry()

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import ROUND_DOWN, Decimal, InvalidOperation
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from harvest_brain.core.events import (
+    Clear,
     Execution,
     Fill,
     Key,
@@ -26,9 +27,13 @@ from harvest_brain.core.events import (
     OrderRef,
     OrderUpdate,
     Passed,
+    PnlSnapshot,
     PositionSide,
     Price,
+    Release,
     Side,
+    Snapshot,
+    happened_ms,
 )
 from harvest_brain.core.numbers import ARITHMETIC, MAX_INTEGER_DIGITS, ZERO, parse_decimal, shorten
 
@@ -54,6 +59,9 @@ POSITION_SIDE = ("position_side", "positionSide")
 SYMBOL = ("symbol",)
 STATUS = ("status",)
 BID, ASK = ("bid",), ("ask",)
+POSITION_QUANTITY = ("position_qty", *QUANTITY)
+MARK = ("mark_price",)
+UNREALIZED = ("unrealized_pnl",)
 
 _KNOWN_NAMES = frozenset(
     name
@@ -88,28 +96,41 @@ _MILLISECOND_DIGITS = 13  # from 2001 to 2286
 _LATEST_MS = 253_402_300_799_999  # 9999-12-31, the last day that can be written as ISO 8601
 
 
+E = TypeVar("E")
+
+
 class _UnusableError(ValueError):
     """Why an entry can't be used."""
 
 
 def decode(entry_id: str, fields: list[bytes]) -> Execution:
     """The event of an entry of the execution stream. `fields`: name, value, name, value, as Redis holds them."""
-    try:
-        return _event(entry_id, _document(fields))
-    except (_UnusableError, ValueError, RecursionError) as fault:
-        return Malformed(entry_id, _reason(fault), tuple(fields))
+    return _usable(_event, entry_id, fields)
 
 
 def decode_market(entry_id: str, fields: list[bytes]) -> Price | Malformed:
     """The price of an entry of the market price stream: `price`, else the middle of `bid` and `ask`."""
+    return _usable(_market, entry_id, fields)
+
+
+def decode_snapshot(entry_id: str, fields: list[bytes]) -> Snapshot | Malformed:
+    """What an entry of the position snapshots says."""
+    return _usable(_snapshot, entry_id, fields)
+
+
+def decode_pnl(entry_id: str, fields: list[bytes]) -> PnlSnapshot | Malformed:
+    """What an entry of the profit snapshots says."""
+    return _usable(_pnl, entry_id, fields)
+
+
+def decode_control(entry_id: str, fields: list[bytes]) -> Release | Clear | Malformed:
+    """What the operator says."""
+    return _usable(_control, entry_id, fields)
+
+
+def _usable(read: Callable[[str, _Document], E], entry_id: str, fields: list[bytes]) -> E | Malformed:
     try:
-        document = _document(fields)
-        bid, ask = document.first(BID), document.first(ASK)
-        if document.first(PRICE) is None and bid is not None and ask is not None:
-            price = ARITHMETIC.divide(ARITHMETIC.add(_positive("bid", bid), _positive("ask", ask)), Decimal(2))
-        else:
-            price = _price(document)
-        return _priced(entry_id, document, price)
+        return read(entry_id, _document(fields))
     except (_UnusableError, ValueError, RecursionError) as fault:
         return Malformed(entry_id, _reason(fault), tuple(fields))
 
@@ -217,6 +238,59 @@ def _event(entry_id: str, document: _Document) -> Execution:
     return Passed(entry_id, status if _STATUS.fullmatch(status) else "UNREADABLE")
 
 
+def _market(entry_id: str, document: _Document) -> Price:
+    bid, ask = document.first(BID), document.first(ASK)
+    if document.first(PRICE) is None and bid is not None and ask is not None:
+        price = ARITHMETIC.divide(ARITHMETIC.add(_positive("bid", bid), _positive("ask", ask)), Decimal(2))
+    else:
+        price = _price(document)
+    return _priced(entry_id, document, price)
+
+
+def _snapshot(entry_id: str, document: _Document) -> Snapshot:
+    symbol, account, side = _name("symbol", document.first(SYMBOL)), document.first(ACCOUNT), document.first(SIDE)
+    key = Key(_name("account", account) if account is not None else "", symbol, _position_side(document))
+    quantity = document.first(POSITION_QUANTITY)
+    if quantity is None:
+        raise _UnusableError("no position_qty")
+    qty = _number("position_qty", quantity)
+    # Some count short positions below zero, some name the side, some do both; a flat one has no side to speak of.
+    signs = {1 if qty > 0 else -1} if qty < 0 or (side is None and key.position_side is PositionSide.NET) else set()
+    if side is not None and qty:
+        signs.add(_side(side).sign)
+    if key.position_side is not PositionSide.NET:
+        signs.add(1 if key.position_side is PositionSide.LONG else -1)
+    if qty and len(signs) > 1:
+        raise _UnusableError(f"position_qty {qty}, side {side!r} and {key.position_side} contradict each other")
+    return Snapshot(
+        entry_id,
+        happened_ms(_time(entry_id, document), arrival_ms(entry_id)),
+        key,
+        signs.pop() * abs(qty) if qty else ZERO,
+        _positive("entry_price", document.first(ENTRY_PRICE)) if qty else ZERO,
+        _not_negative("mark_price", document.first(MARK)) or None,
+        _not_negative("stop", document.first(STOP)) or None,
+    )
+
+
+def _pnl(entry_id: str, document: _Document) -> PnlSnapshot:
+    unrealized = document.first(UNREALIZED)
+    if unrealized is None:
+        raise _UnusableError("no unrealized_pnl")
+    time_ms = happened_ms(_time(entry_id, document), arrival_ms(entry_id))
+    symbol = _name("symbol", document.first(SYMBOL))
+    return PnlSnapshot(entry_id, time_ms, symbol, _number("unrealized_pnl", unrealized))
+
+
+def _control(entry_id: str, document: _Document) -> Release | Clear:
+    action, symbol = document.first(("action",)), _name("symbol", document.first(SYMBOL))
+    if action == "release":
+        return Release(entry_id, arrival_ms(entry_id), symbol, _identifier(document.first(("intent",))))
+    if action == "clear":
+        return Clear(entry_id, symbol)
+    raise _UnusableError(f"action {shorten(repr(action))} is neither release nor clear")
+
+
 def _priced(entry_id: str, document: _Document, price: Decimal) -> Price:
     symbol = _name("symbol", document.first(SYMBOL))
     return Price(entry_id, _time(entry_id, document), symbol, price, arrival_ms(entry_id))
@@ -241,11 +315,7 @@ def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
         qty = _derived(_positive("position_size_usd", notional), price)
     else:
         raise _UnusableError("a fill without a quantity")
-    stop = document.first(STOP)
-    # A stop of 0 is how many producers say that there is none.
-    stop = _number("stop", stop) if stop is not None else ZERO
-    if stop < 0:
-        raise _UnusableError(f"stop {stop} is below 0")
+    stop = _not_negative("stop", document.first(STOP))
     fee, fee_asset = _fee(document)
     return Fill(
         entry_id,
@@ -308,6 +378,14 @@ def _positive(what: str, value: object) -> Decimal:
     number = _number(what, value)
     if number <= 0:
         raise _UnusableError(f"{what} {number} is not above 0")
+    return number
+
+
+def _not_negative(what: str, value: object) -> Decimal:
+    """A number that may be missing, or 0, which is how many producers say that there is none."""
+    number = ZERO if value is None else _number(what, value)
+    if number < 0:
+        raise _UnusableError(f"{what} {number} is below 0")
     return number
 
 

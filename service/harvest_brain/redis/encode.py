@@ -108,7 +108,8 @@ def _json_value(value: str | bool | Decimal | int | None) -> str:
 
 class Meta(NamedTuple):
     """The `_meta` field: what the state was written under, how far each stream was read, how many entries of the
-    execution stream lie behind its cursor, and who waits for the rate.
+    execution stream lie behind its cursor, who waits for the rate, and, where the mode is shadow although live was
+    asked for, `because` of what.
 
     `commits` counts what was committed. It makes each meta unlike the one before, so that a commit that was held up on
     a dead connection can't be carried out after another one that started from the same cursor.
@@ -120,6 +121,7 @@ class Meta(NamedTuple):
     entries_read: int
     commits: int = 0
     waiting: tuple[Waiting, ...] = ()
+    because: str = ""
 
 
 def meta_text(meta: Meta) -> str:
@@ -128,6 +130,7 @@ def meta_text(meta: Meta) -> str:
         {
             "schema": SCHEMA,
             "mode": meta.mode,
+            "because": meta.because,
             "config": meta.config,
             "cursors": meta.cursors,
             "read": meta.entries_read,
@@ -147,7 +150,7 @@ def parse_meta(text: str) -> Meta:
         Waiting(Key(account, symbol, PositionSide(side)), since_ms)
         for account, symbol, side, since_ms in raw["waiting"]
     )
-    return Meta(raw["mode"], raw["config"], raw["cursors"], raw["read"], raw["commits"], waiting)
+    return Meta(raw["mode"], raw["config"], raw["cursors"], raw["read"], raw["commits"], waiting, raw["because"])
 
 
 def market_text(market: Market) -> str:

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Keys and streams of one namespace. `market` is empty when no market price stream is read."""
+    """Keys and streams of one namespace. `market`, `snapshots` and `pnl` are empty where they are not read."""
 
     namespace: str
     kill_switch: str
     group: str
     executions: str
     market: str
+    snapshots: str
+    pnl: str
     suggestions: str
     trade_intents: str
     stop_intents: str
@@ -30,6 +32,16 @@ class Names:
         return f"{self.namespace}:harvest:state"
 
     @property
+    def control(self) -> str:
+        """A stream: what the operator says to the one who writes."""
+        return f"{self.namespace}:stream:harvest.control"
+
+    @property
+    def audit(self) -> str:
+        """A stream: who did what by hand, and why."""
+        return f"{self.namespace}:harvest:audit"
+
+    @property
     def rate(self) -> str:
         """A list: when the last intents were published, newest first, in milliseconds."""
         return f"{self.namespace}:harvest:rate"
@@ -39,7 +51,7 @@ class Names:
         return f"{self.namespace}:dedup:harvest:{claim}"
 
     def fill(self, identity: str) -> str:
-        """A fill that was applied, and with which content."""
+        """A fill that was applied, and with which content; and when a position's last fill was."""
         return f"{self.namespace}:dedup:fill:{identity}"
 
     def history(self, symbol: str) -> str:
@@ -62,3 +74,6 @@ class Bounds:
     fill_dedup_ttl_sec: int = 86_400
     stream_maxlen: int = 100_000
     batch_size: int = 1_000
+    wait_replicas: int = 0
+    wait_aof: bool = False
+    wait_timeout_ms: int = 1_000

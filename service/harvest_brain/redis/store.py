@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha1
 from importlib import resources
 from typing import Any, NamedTuple
@@ -19,12 +21,12 @@ from typing import Any, NamedTuple
 from redis.exceptions import ResponseError
 
 from harvest_brain.core.engine import Book, Decision, Gate, State, book_of, remembered_names
-from harvest_brain.core.events import Event, Fill, Malformed, Price, Snapshot
+from harvest_brain.core.events import Event, Fill, Gap, Malformed, Price, Snapshot
 from harvest_brain.core.intents import Action
 from harvest_brain.core.market import Market
 from harvest_brain.core.policy import Policy, Terms, override_terms
 from harvest_brain.core.position import Position
-from harvest_brain.redis.decode import decode, decode_market
+from harvest_brain.redis.decode import decode, decode_control, decode_market, decode_pnl, decode_snapshot
 from harvest_brain.redis.encode import (
     MARKET_PREFIX,
     META_FIELD,
@@ -37,14 +39,19 @@ from harvest_brain.redis.encode import (
     parse_position,
     position_text,
 )
+from harvest_brain.redis.figures import Figures, parse_id
 from harvest_brain.redis.names import Bounds, Names
 from harvest_brain.redis.transport import Argument, Command, Transport
 
 OLDEST_REDIS = (7, 0)
 MINUTE_MS = 60_000
+_FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
 
 # A Lua call takes some thousands of arguments. A dead letter with more values carries the rest as one JSON field.
 MAX_LETTER_VALUES = 1_000
+
+
+Entry = tuple[bytes, list[bytes]]
 
 
 class LostLeaseError(Exception):
@@ -59,6 +66,10 @@ class UnusableError(Exception):
     """Redis holds or permits something that only a person can put right; the text says what."""
 
 
+class NotDurableError(Exception):
+    """A commit stands on this server, and is not yet as safe as was asked for: read everything anew."""
+
+
 class RefusedError(Exception):
     """The gate was not what the decision assumed, and nothing was written: look again, decide again.
 
@@ -71,20 +82,21 @@ class RefusedError(Exception):
 
 
 class Reading(NamedTuple):
-    """A reply to a read, not decoded yet: entries of the execution stream and of the market stream, the cursor after
-    them, and whether there may be more of the former."""
+    """A reply to a read, not decoded yet: entries of the execution stream, those of the others by stream, every cursor
+    after them, and whether there may be more of the first."""
 
-    entries: Sequence[tuple[bytes, list[bytes]]]
-    ticks: Sequence[tuple[bytes, list[bytes]]]
-    cursor: str
+    entries: Sequence[Entry]
+    aside: Mapping[str, Sequence[Entry]]
+    cursors: Mapping[str, str]
     full: bool
 
 
 class Look(NamedTuple):
-    """What a look saw: the gate, and how many entries wait behind the cursor (None where the server can't tell)."""
+    """What a look saw: the gate, how many entries wait behind those that were read, and what will never be read."""
 
     gate: Gate
-    lag: int | None
+    lag: int
+    gap: Gap | None
 
 
 class Script(NamedTuple):
@@ -109,21 +121,38 @@ class Store:
     """One session with Redis, for the daemon that holds (or waits for) `token`."""
 
     def __init__(
-        self, transport: Transport, names: Names, bounds: Bounds, policy: Policy, *, token: str, config: str
+        self,
+        transport: Transport,
+        names: Names,
+        bounds: Bounds,
+        policy: Policy,
+        *,
+        token: str,
+        config: str,
+        because: str = "",
     ) -> None:
         self._transport = transport
         self._names = names
         self._bounds = bounds
-        self._policy = policy
+        self.policy = policy
         self._token = token
         self._stored = ""
         self._pending: Decision | None = None
         self._pending_meta = Meta("", "", {}, 0)
         self.state = State()
-        self.meta = Meta("live" if policy.live else "shadow", config, {}, 0)
-        self._market_cursor = ""
+        self.meta = Meta("live" if policy.live else "shadow", config, {}, 0, because=because)
+        self._market_place: dict[str, str] = {}
+        # Read only when the execution stream is, for what they say is for books that are up to date.
+        self._aside: dict[str, Callable[[str, list[bytes]], Event]] = {names.control: decode_control}
+        if names.snapshots:
+            self._aside[names.snapshots] = decode_snapshot
+        if names.pnl:
+            self._aside[names.pnl] = decode_pnl
+        self._gap: Gap | None = None
+        self._missed = 0
+        self._looked = (Reading((), {}, {}, full=False), self.meta)
         self._outbox: list[Command] = []
-        self._reads: deque[str] = deque()
+        self._reads: deque[Mapping[str, str]] = deque()
         self._identities: list[str] = []
         self._symbols: list[str] = []
         self.override_faults: dict[str, tuple[str, ...]] = {}
@@ -163,23 +192,43 @@ class Store:
 
     # Starting.
 
+    def stay_in_shadow(self, because: str) -> None:
+        """Publish suggestions only, although live was asked for; the reason is kept beside the mode."""
+        self.policy = replace(self.policy, live=False)
+        self.meta = self.meta._replace(mode="shadow", because=because)
+
     def prepare(self) -> None:
         """Check the server's version and the types of our keys, and hand it the scripts.
 
         Raises `UnusableError` for a server that is too old, or a key that holds something else.
         """
-        server = dict(line.split(":", 1) for line in self._call("INFO", "server").decode().splitlines() if ":" in line)
+        server = _info(self._call("INFO", "server"))
         version = server.get("valkey_version") or server["redis_version"]
         if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
             raise UnusableError(f"Redis {version} is too old; HarvestBrain needs Redis 7.0 or newer, or Valkey")
         names = self._names
         types = {names.lease: b"string", names.state: b"hash", names.rate: b"list", names.executions: b"stream"}
-        types[names.market] = b"stream"
+        types |= dict.fromkeys((names.market, *self._aside), b"stream")
         for key, kind in types.items():
             if key and self._call("TYPE", key) not in (b"none", kind):
                 raise UnusableError(_foreign(key))
         for script in (COMMIT, LOOK):
             self._call("SCRIPT", "LOAD", script.source)
+
+    def server_facts(self) -> dict[str, str]:
+        """What the server says of its persistence and its memory, in the names of its settings; what it doesn't show is
+        missing. INFO is readable where CONFIG is not, and says less."""
+        facts = {}
+        with suppress(ResponseError, KeyError):
+            info = _info(self._call("INFO", "persistence"))
+            facts["appendonly"] = "no" if info["aof_enabled"] == "0" else "yes"
+        with suppress(ResponseError, KeyError):
+            info = _info(self._call("INFO", "memory"))
+            facts |= {"maxmemory": info["maxmemory"], "maxmemory-policy": info["maxmemory_policy"]}
+        with suppress(ResponseError):
+            shown = _pairs(self._call("CONFIG", "GET", *_FACTS))
+            facts |= {name: value.decode() for name, value in shown.items()}
+        return facts
 
     def load(self, start: str) -> str:
         """Make the durable state the state in memory; returns the mode it was written in, or nothing if there was none.
@@ -195,41 +244,66 @@ class Store:
             if self._stored:
                 stored = parse_meta(self._stored)
                 written_mode = stored.mode
-                self.meta = stored._replace(mode=self.meta.mode, config=self.meta.config)
+                self.meta = stored._replace(mode=self.meta.mode, config=self.meta.config, because=self.meta.because)
             self.state = _parse_state(fields)
         except (ValueError, KeyError, TypeError, ArithmeticError) as fault:
             raise UnusableError(f"{self._names.state} can't be read: {fault!r}") from None
         self.state.waiting = self.meta.waiting
-        if self._names.executions not in self.meta.cursors:
-            cursor, entries_read = self._first_cursor(start)
-            self.meta = self.meta._replace(cursors={self._names.executions: cursor}, entries_read=entries_read)
+        cursor, entries_read = self._place(start)
+        # What was said before anybody listened says nothing of now.
+        beside = {name: self.meta.cursors.get(name) or self._newest(name) for name in self._aside}
+        self.meta = self.meta._replace(cursors={self._names.executions: cursor, **beside}, entries_read=entries_read)
         self._create_group()
         if self._names.market:
-            newest = self._call("XREVRANGE", self._names.market, "+", "-", "COUNT", 1)
-            self._market_cursor = newest[0][0].decode() if newest else "0-0"
+            self._market_place = {self._names.market: self._newest(self._names.market)}
         return written_mode
+
+    def _place(self, start: str) -> tuple[str, int]:
+        """The cursor, and how many entries the stream had up to there (what ENTRIESREAD counts)."""
+        name, figures = self._names.executions, self._figures()
+        is_first = name not in self.meta.cursors
+        cursor, entries_read = self._first_cursor(start, figures) if is_first else (self.cursor, self.meta.entries_read)
+        if not figures.are_of_another_stream(cursor, entries_read):
+            return cursor, entries_read
+        if not is_first:
+            self._gap = Gap(0, f"stream gap: {name} was deleted and created anew; what it held after {cursor} is lost")
+        if parse_id(figures.last) < parse_id(cursor):
+            return "0-0", figures.added - figures.length
+        return cursor, figures.added - self._count_after(cursor)
+
+    def _figures(self) -> Figures:
+        if not self._call("EXISTS", self._names.executions):
+            return Figures(0, 0, "0-0", "0-0", "0-0")
+        stream = _pairs(self._call("XINFO", "STREAM", self._names.executions))
+        ids = (
+            stream[name].decode() for name in ("recorded-first-entry-id", "last-generated-id", "max-deleted-entry-id")
+        )
+        return Figures(int(stream["entries-added"]), int(stream["length"]), *ids)
+
+    def _newest(self, stream: str) -> str:
+        newest = self._call("XREVRANGE", stream, "+", "-", "COUNT", 1)
+        return newest[0][0].decode() if newest else "0-0"
+
+    @property
+    def cursors(self) -> dict[str, str]:
+        """Where reading goes on after the last commit, by stream; in the market's from where that was at the start."""
+        return {**self.meta.cursors, **self._market_place}
 
     @property
     def cursor(self) -> str:
         """The id of the last entry of the execution stream whose effect is in the state."""
         return self.meta.cursors[self._names.executions]
 
-    def _first_cursor(self, start: str) -> tuple[str, int]:
-        """Where to begin, and how many entries the stream had up to there (what ENTRIESREAD counts)."""
-        if not self._call("EXISTS", self._names.executions):
-            return "0-0", 0
-        stream = _pairs(self._call("XINFO", "STREAM", self._names.executions))
-        added, length = int(stream["entries-added"]), int(stream["length"])
-        last = stream["last-generated-id"].decode()
-        group = self._group()
+    def _first_cursor(self, start: str, figures: Figures) -> tuple[str, int]:
+        group = self._group() if figures.added else None
         if group is not None:
             cursor = group["last-delivered-id"].decode()
             if group.get("entries-read") is not None:
                 return cursor, int(group["entries-read"])
-            return cursor, added - self._count_after(cursor)
+            return cursor, figures.added - self._count_after(cursor)
         if start == "$":
-            return last, added
-        return "0-0", added - length
+            return figures.last, figures.added
+        return "0-0", figures.added - figures.length
 
     def _count_after(self, cursor: str) -> int:
         """How many entries follow `cursor`. Keeps the lease meanwhile, since there may be millions."""
@@ -257,64 +331,69 @@ class Store:
 
     # Reading. Has no effect, so it may be done ahead.
 
-    def send_read(self, cursor: str, block_ms: int = 0) -> None:
-        """Ask for what follows `cursor`; with `block_ms`, wait that long for it to come."""
+    def send_read(self, cursors: Mapping[str, str], block_ms: int = 0) -> None:
+        """Ask for what follows `cursors` in the execution stream and the market's; with `block_ms`, wait that long for
+        it to come, and ask for the other streams too."""
         block: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
-        streams, ids = [self._names.executions], [cursor]
-        if self._names.market:
-            streams.append(self._names.market)
-            ids.append(self._market_cursor)
-        self._reads.append(cursor)
-        self._outbox.append(("XREAD", "COUNT", self._bounds.batch_size, *block, "STREAMS", *streams, *ids))
+        streams = [name for name in cursors if block_ms or name not in self._aside]
+        self._reads.append(cursors)
+        places = (cursors[name] for name in streams)
+        self._outbox.append(("XREAD", "COUNT", self._bounds.batch_size, *block, "STREAMS", *streams, *places))
 
     def receive_read(self) -> Reading:
         """What the oldest read that was asked for has brought."""
-        cursor = self._reads.popleft()
-        entries: Sequence[tuple[bytes, list[bytes]]] = ()
-        ticks: Sequence[tuple[bytes, list[bytes]]] = ()
-        for stream, found in self._receive() or ():
-            if stream.decode() == self._names.executions:
-                entries, cursor = found, found[-1][0].decode()
-            else:
-                ticks, self._market_cursor = found, found[-1][0].decode()
-        return Reading(entries, ticks, cursor, len(entries) == self._bounds.batch_size)
+        cursors = self._reads.popleft()
+        found = {stream.decode(): entries for stream, entries in self._receive() or ()}
+        full = len(found.get(self._names.executions, ())) == self._bounds.batch_size
+        if full:
+            found = {name: entries for name, entries in found.items() if name not in self._aside}
+        cursors = {**cursors, **{name: entries[-1][0].decode() for name, entries in found.items()}}
+        return Reading(found.pop(self._names.executions, ()), found, cursors, full)
 
     def decode(self, reading: Reading) -> list[Event]:
         """The events of a reading. Prices of the market stream are the newest per symbol, and they are left out while
         there may be more of the execution stream: they are for positions that are known to the last fill."""
         # A deleted entry can be listed without fields.
         events: list[Event] = [decode(entry_id.decode(), fields or []) for entry_id, fields in reading.entries]
-        if not reading.full:
-            newest: dict[str, Price | Malformed] = {}
-            for entry_id, fields in reading.ticks:
-                tick = decode_market(entry_id.decode(), fields or [])
-                if isinstance(tick, Price):
-                    newest[tick.symbol] = tick
-                else:
-                    newest[tick.entry_id] = tick._replace(stream=self._names.market)
-            events.extend(newest.values())
+        if reading.full:
+            return events
+        for name, read in self._aside.items():
+            for entry_id, fields in reading.aside.get(name, ()):
+                event = read(entry_id.decode(), fields or [])
+                events.append(event._replace(stream=name) if isinstance(event, Malformed) else event)
+        newest: dict[str, Price | Malformed] = {}
+        for entry_id, fields in reading.aside.get(self._names.market, ()):
+            tick = decode_market(entry_id.decode(), fields or [])
+            if isinstance(tick, Price):
+                newest[tick.symbol] = tick
+            else:
+                newest[tick.entry_id] = tick._replace(stream=self._names.market)
+        events.extend(newest.values())
         return events
 
     # Looking and committing.
 
-    def send_look(self, events: Sequence[Event]) -> None:
-        """Ask for what deciding about `events` needs to know."""
+    def send_look(self, events: Sequence[Event], reading: Reading) -> None:
+        """Ask for what deciding about `events`, which are those of `reading`, needs to know."""
         self._identities = remembered_names(self.state, events)
         self._symbols = list(dict.fromkeys(event.key.symbol for event in events if isinstance(event, Fill | Snapshot)))
+        before = self._pending_meta if self._pending is not None else self.meta
+        self._looked = reading, before
         names = self._names
         keys = [
             *(names.lease, names.kill_switch, names.rate, names.executions),
             *map(names.fill, self._identities),
             *map(names.overrides, self._symbols),
         ]
-        self._outbox.append(("EVALSHA", LOOK.digest, len(keys), *keys, len(self._identities), names.group))
+        place = (reading.cursors[names.executions], before.entries_read + len(reading.entries), int(not reading.full))
+        self._outbox.append(("EVALSHA", LOOK.digest, len(keys), *keys, len(self._identities), *place))
 
     def receive_look(self, published: frozenset[str]) -> Look:
         """What the look saw; `published` are claims known from refusals. Raises `LostLeaseError` when another leads."""
         reply = self._receive()
         if reply[0] == b"type":
             raise UnusableError(_foreign(reply[1].decode()))
-        now_ms, lease, kill, times, fills, overrides, lag = reply
+        now_ms, lease, kill, times, fills, overrides, stream = reply
         if lease != self._token.encode():
             raise LostLeaseError(f"the lease is held by {lease.decode(errors='replace') if lease else 'nobody'}")
         recent = sum(now_ms - int(time) < MINUTE_MS for time in times)
@@ -327,7 +406,24 @@ class Store:
             published=published,
             terms=self._terms(self._symbols, overrides),
         )
-        return Look(gate, lag)
+        added, length, first, last, deleted, after = stream
+        figures = Figures(added, length, first.decode(), last.decode(), deleted.decode(), after)
+        lag = self._notice_gap(figures)
+        return Look(gate, lag, self._gap)
+
+    def _notice_gap(self, figures: Figures) -> int:
+        """Note what will never be read, and return how many entries wait behind those that were."""
+        reading, before = self._looked
+        name = self._names.executions
+        if figures.are_of_another_stream(before.cursors[name], before.entries_read):
+            raise StateMovedError(f"{name} was deleted and created anew")
+        batch = [entry_id for entry_id, _ in reading.entries]
+        self._missed = figures.missed(before.cursors[name], before.entries_read, batch)
+        if self._missed:
+            self._gap = Gap(
+                self._missed, f"stream gap: {self._missed} entries of {name} were removed before they were read"
+            )
+        return figures.added - before.entries_read - len(batch) - self._missed
 
     def _terms(self, symbols: Sequence[str], overrides: Sequence[list[bytes]]) -> dict[str, Terms]:
         terms = {}
@@ -335,7 +431,7 @@ class Store:
             texts = [value.decode(errors="replace") for value in raw]
             fields = dict(zip(texts[::2], texts[1::2], strict=True))
             if fields:
-                terms[symbol], faults = override_terms(self._policy.terms, fields)
+                terms[symbol], faults = override_terms(self.policy.terms, fields)
                 self.override_faults[symbol] = faults
         return terms
 
@@ -343,11 +439,12 @@ class Store:
         """Ask for `decision`, which took in `reading`, to become true."""
         names, bounds = self._names, self._bounds
         meta = self.meta._replace(waiting=decision.waiting)
-        if reading is not None and reading.entries:
+        if reading is not None:
             meta = meta._replace(
-                cursors={**meta.cursors, names.executions: reading.cursor},
-                entries_read=meta.entries_read + len(reading.entries),
+                cursors={name: reading.cursors[name] for name in meta.cursors},
+                entries_read=meta.entries_read + len(reading.entries) + self._missed,
             )
+            self._gap, self._missed = None, 0
         if decision.books or decision.applied or decision.rejected or meta_text(meta) != self._stored:
             meta = meta._replace(commits=meta.commits + 1)
         self._pending, self._pending_meta = decision, meta
@@ -356,17 +453,17 @@ class Store:
         symbols = list(dict.fromkeys(i.key.symbol for i in decision.intents if i.action is Action.HARVEST))
         keys = [
             *(names.lease, names.kill_switch, names.state, names.rate, names.executions, names.rejected),
-            names.trade_intents if self._policy.live else names.suggestions,
-            names.stop_intents if self._policy.live else names.suggestions,
+            names.trade_intents if self.policy.live else names.suggestions,
+            names.stop_intents if self.policy.live else names.suggestions,
             *map(names.claim, claims),
             *map(names.fill, decision.applied),
             *map(names.history, symbols),
         ]
         price_times = [intent.price_ms for intent in decision.intents] or [0]
         arguments: list[Argument] = [
-            *(self._token, bounds.lease_ms, int(self._policy.live), self._stored, meta_text(meta)),
+            *(self._token, bounds.lease_ms, int(self.policy.live), self._stored, meta_text(meta)),
             *(names.group, meta.cursors[names.executions], meta.entries_read),
-            *(self._policy.fresh_ms, min(price_times), max(price_times), bounds.max_actions_per_min),
+            *(self.policy.fresh_ms, min(price_times), max(price_times), bounds.max_actions_per_min),
             *(bounds.dedup_ttl_sec, bounds.fill_dedup_ttl_sec, bounds.stream_maxlen),
             *(len(claims), len(decision.applied), len(symbols), len(sets), len(deletes)),
             *(len(decision.intents), len(decision.rejected)),
@@ -377,13 +474,14 @@ class Store:
         arguments += deletes
         for intent in decision.intents:
             harvest = intent.action is Action.HARVEST
-            entry = intent_entry(intent, live=self._policy.live)
+            entry = intent_entry(intent, live=self.policy.live)
             history = symbols.index(intent.key.symbol) + 1 if harvest else 0
             arguments += (7 if harvest else 8, history, len(entry), *entry)
         for letter in decision.rejected:
             fields = _letter_fields(letter, names.executions)
             arguments += (len(fields), *fields)
         self._outbox.append(("EVALSHA", COMMIT.digest, len(keys), *keys, *arguments))
+        self._outbox += self._waits
 
     def receive_commit(self) -> Decision | None:
         """The decision of the commit that is on its way, if there is one, now adopted. Raises what speaks against."""
@@ -393,6 +491,7 @@ class Store:
         reply = self._receive()
         code = reply[0].decode()
         if code == "ok":
+            self._must_be_durable()
             self.state.adopt(decision)
             self.meta = self._pending_meta
             self._stored = meta_text(self.meta)
@@ -412,9 +511,32 @@ class Store:
         claims = [claim for intent in decision.intents for claim in intent.claims]
         raise RefusedError(code, frozenset(claims[index - 1] for index in reply[1:]))
 
+    @property
+    def _waits(self) -> list[Command]:
+        """What makes a commit as durable as was asked for."""
+        bounds = self._bounds
+        if bounds.wait_aof:
+            return [("WAITAOF", 1, bounds.wait_replicas, bounds.wait_timeout_ms)]
+        return [("WAIT", bounds.wait_replicas, bounds.wait_timeout_ms)] if bounds.wait_replicas else []
+
+    def _must_be_durable(self) -> None:
+        bounds = self._bounds
+        for _ in self._waits:
+            reply = self._receive()
+            local, replicas = reply if bounds.wait_aof else (1, reply)
+            if local < 1 or replicas < bounds.wait_replicas:
+                where = f"on {replicas} of {bounds.wait_replicas} replicas" + ("" if local else ", not synced here")
+                raise NotDurableError(
+                    f"after {bounds.wait_timeout_ms} ms a commit is {where}; it stands on this server"
+                )
+
 
 def _foreign(key: str) -> str:
     return f"{key} holds another type than HarvestBrain's; rename or delete it"
+
+
+def _info(text: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
 
 
 def _pairs(raw: Sequence[Any]) -> dict[str, Any]:

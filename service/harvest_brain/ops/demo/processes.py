@@ -107,6 +107,8 @@ class Stage:
             "700",
             "--save",
             "",
+            "--appendonly",  # or live mode would stay in shadow
+            "yes",
         ]
         log = self.directory / "redis.log"
         self._server = _start([program, *arguments, "--dir", str(self.directory)], log, self.directory)
