@@ -96,6 +96,8 @@ class FakeSystemd:
     starts: int = 0
     timer: dict[str, Any] | None = None
     redis_down: bool = False
+    redis_password: str | None = None
+    password: str = ""
     drop_ins: str = ""
     journal: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
@@ -169,6 +171,9 @@ class FakeSystemd:
         current = self.root / "opt/quantum/harvest-brain/current"
         self.started, self.starts = self.clock.time(), self.starts + 1
         self.release = current.readlink().name if current.is_symlink() else ""
+        # systemd hands the credentials over at the start.
+        credential = self.root / "etc/quantum/credentials/redis-password"
+        self.password = credential.read_text() if credential.exists() else ""
         self.journal.append(f"starting {self.release}")
         return 0, "", ""
 
@@ -221,6 +226,9 @@ class FakeSystemd:
         if does.get("crash loop"):
             restarts = int(ran / RESTART_SEC)
             return Life("activating", "auto-restart", 0, restarts, "exit-code")
+        if self.redis_password is not None and self.password != self.redis_password:
+            self.say(does, state="waiting for Redis: WRONGPASS invalid username-password pair", role="none")
+            return Life("activating", "start", pid)
         if self.redis_down or does.get("waits"):
             self.say(does, state="waiting for Redis: " + does.get("waits", "Connection refused"), role="none")
             return Life("activating", "start", pid)
