@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench fuzz docs lock help clean
+.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench oracle fuzz docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -61,10 +61,15 @@ bundle: $(VENV)/build.installed ## what a host needs, in dist/: the same bytes e
 bench: $(VENV)/dev.installed ## how fast it works off a backlog
 	$(BIN)/python -m tests.bench.backlog $(ARGS)
 
-# Fuzzing wants packages that not every platform has, so they are not among those of development.
+# Fuzzing, mutation testing and the oracle want packages that not every platform has, so each set has its own environment.
 EXTRAS := .venv-extras
+ORACLE := .venv-oracle
+oracle: $(ORACLE)/installed ## the accounting against NautilusTrader's
+	$(ORACLE)/bin/python -c 'import nautilus_trader'
+	$(ORACLE)/bin/python -m pytest tests/oracle
+
 SECONDS ?= 600
-fuzz: $(EXTRAS)/extras.installed ## arbitrary entries, guided by coverage, for SECONDS=600
+fuzz: $(EXTRAS)/installed ## arbitrary entries, guided by coverage, for SECONDS=600
 	mkdir -p .fuzz/found
 	$(EXTRAS)/bin/python -m tests.fuzz.decode_fuzz -max_total_time=$(SECONDS) -max_len=2048 -len_control=0 \
 		-dict=tests/fuzz/words.dict -artifact_prefix=.fuzz/ .fuzz/found tests/fuzz/corpus
@@ -80,7 +85,7 @@ lock: ## pin the dependencies anew, from pyproject.toml (needs uv)
 	requirements/lock.sh
 
 clean: ## remove what was set up
-	rm -rf $(VENV) $(EXTRAS) .fuzz .containers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(ORACLE) .fuzz .containers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found on PATH" >&2; exit 1; }
@@ -89,10 +94,10 @@ $(VENV)/bin/python:
 		test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null && \
 		$(PYTHON) -m venv $(VENV); } || { echo "python3 can't make a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
 
-$(EXTRAS)/%.installed: requirements/%.txt pyproject.toml | $(VENV)/bin/python
-	@$(BIN)/python -m venv $(EXTRAS)
-	@$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
-	@$(EXTRAS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+.venv-%/installed: requirements/%.txt pyproject.toml | $(VENV)/bin/python
+	@$(BIN)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement $<
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/%.installed: requirements/%.txt pyproject.toml | $(VENV)/bin/python
