@@ -38,11 +38,12 @@ class FakeRedis:
         self.lease_ms = -2
         self.__dict__.update(replies)
 
-    def execute_command(self, command: str, key: str) -> Any:
+    def execute_command(self, command: str, key: str = "") -> Any:
         answers: dict[str, Callable[[], Any]] = {
             "HGETALL": lambda: self.state,
             "GET": lambda: self.strings.get(key),
             "PTTL": lambda: self.lease_ms,
+            "TIME": lambda: [b"%d" % (NOON_MS // 1000), b"0"],
             "XLEN": lambda: self.lengths.get(key, 0),
         }
         answer = answers[command]()
@@ -126,7 +127,7 @@ def test_a_running_daemon_is_shown_with_its_lease_cursor_lag_and_streams() -> No
 )
 def test_the_switch_is_shown_as_the_daemon_reads_it(value: Any, mode: str, text: str) -> None:
     client: Any = FakeRedis()
-    client.execute_command = lambda command, key, ask=client.execute_command: (
+    client.execute_command = lambda command, key="", ask=client.execute_command: (
         _raise_or_return(value) if key == NAMES.kill_switch else ask(command, key)
     )
     assert overview(client, NAMES, mode).kill_switch == text
@@ -174,6 +175,10 @@ def test_every_state_of_a_rung_has_its_mark_and_what_is_on_its_way_is_reserved()
     )
     [line] = seen(state=stored(State(), positions=[replace(position, epoch=epoch)])).positions
     assert (line.rungs, line.outstanding, line.stop, line.price, line.r) == ("●◐x", "0.35", "", "", "")
+    assert [(order.intent_id, order.qty, order.state) for order in line.orders] == [
+        ("hb-1-r1", "0.25", "published"),
+        ("hb-1-r2", "0.1", "published"),
+    ]
 
 
 def test_a_risk_that_is_too_small_is_pointed_out() -> None:
@@ -189,6 +194,11 @@ def test_a_suspect_position_is_listed_with_the_contradiction_even_when_it_is_fla
     assert [line.key for line in shown.positions] == ["BTCUSDT", "ETHUSDT"]
     assert shown.positions[0].qty == "0"
     assert shown.text().splitlines()[-2:] == ["suspect      BTCUSDT: a clash", "suspect      ETHUSDT: late fill"]
+
+
+def test_a_flat_position_that_is_only_watched_for_late_fills_is_not_shown() -> None:
+    [position] = state_of(OPENING).positions()
+    assert seen(state=stored(State(), positions=[Position(position.key, adopted_ms=NOON_MS)])).positions == []
 
 
 def test_positions_stand_in_columns() -> None:

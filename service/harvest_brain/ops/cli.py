@@ -7,7 +7,6 @@ Exit codes: 0 done, 1 it could not be done (the reason goes to stderr), 2 the co
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import sys
@@ -20,7 +19,8 @@ import redis
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
 from harvest_brain.daemon import explain, names_of, run
-from harvest_brain.ops import proof
+from harvest_brain.ops import control, proof
+from harvest_brain.ops.control import RefusedError
 from harvest_brain.ops.doctor import examine
 from harvest_brain.ops.purge import purge
 from harvest_brain.ops.status import Overview, overview
@@ -29,7 +29,7 @@ from harvest_brain.redis.store import UnusableError
 from harvest_brain.report import UNPRICED_AFTER_SEC
 
 HEALTHY_WITHIN_SEC = 15
-AUDIT_LENGTH = 1_000
+WAITS = "no daemon has taken it yet; the next one that leads will"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for fault in error.faults:
             print(fault, file=sys.stderr)
         return 2
+    except RefusedError as error:
+        print(error, file=sys.stderr)
+        return 1
     except (redis.RedisError, OSError, UnusableError) as error:
         print(f"Redis: {explain(error)}", file=sys.stderr)
         return 1
@@ -87,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     kill = add("kill", _kill, "throw the kill-switch: nothing is published any more, positions are still tracked")
     kill.add_argument("--reason", required=True, help="why; kept in the audit stream")
     add("arm", _arm, "release the kill-switch: set it to 0")
+    release = add("release", _release, "give up an order of which nothing is heard: the next rung carries what is left")
+    release.add_argument("intent", metavar="INTENT", help="its id, as status shows it")
+    clear = add("clear", _clear, "trust a suspect symbol's books again; the rungs crossed by now are skipped")
+    clear.add_argument("symbol", metavar="SYMBOL")
+    for command in (release, clear):
+        command.add_argument("--reason", required=True, help="why; kept in the audit stream")
     check = add(
         "check-config", _check, "print what is in force and where it comes from, or every fault", env_file=False
     )
@@ -186,27 +195,33 @@ def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -
         was = "unreadable"
     client.set(key, value)
     print(f"{key} was {was}, is {value}")
-    audit = f"{settings.namespace}:harvest:audit"
-    entry = {
-        "action": action,
-        "was": was,
-        "reason": reason,
-        "by": _operator(),
-        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
+    names = names_of(settings)
     try:
-        client.xadd(audit, entry, maxlen=AUDIT_LENGTH)  # type: ignore[arg-type]  # redis-py's field type is invariant
+        control.audit(client, names, action, reason, was=was)
     except redis.RedisError as fault:
-        print(f"{audit} can't be written: {explain(fault)}", file=sys.stderr)
+        print(f"{names.audit} can't be written: {explain(fault)}", file=sys.stderr)
         return 1
     return 0
 
 
-def _operator() -> str:
-    try:
-        return os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a user without a name, as in a container
-        return f"uid {os.getuid()}"
+def _release(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    client, names, pending_sec = connect(settings.endpoint()), names_of(settings), settings.pending_timeout_sec
+    seen = overview(client, names, settings.mode)
+    taken = control.release(client, names, seen, options.intent, options.reason, pending_sec=pending_sec)
+    if taken and overview(client, names, settings.mode).order(options.intent) is not None:
+        raise RefusedError(f"{options.intent} stays: something was heard of it meanwhile")
+    print(f"{options.intent} is released; the next rung carries what was left of it" if taken else WAITS)
+    return 0
+
+
+def _clear(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    client, names = connect(settings.endpoint()), names_of(settings)
+    seen = overview(client, names, settings.mode)
+    taken = control.clear(client, names, seen, options.symbol, options.reason)
+    print(f"{options.symbol} is trusted again; the rungs crossed by now are skipped" if taken else WAITS)
+    return 0
 
 
 def _health(_: argparse.Namespace) -> int:

@@ -20,11 +20,23 @@ _RUNG_MARKS = {RungState.ARMED: "○", RungState.FIRED: "●", RungState.CARRIED
 
 
 @dataclass(frozen=True, slots=True)
+class OrderLine:
+    """A harvest on its way: `qty` (base asset) is reserved for it, and for `silent_sec` nothing was heard of it."""
+
+    intent_id: str
+    symbol: str
+    qty: str
+    state: str
+    silent_sec: int
+
+
+@dataclass(frozen=True, slots=True)
 class PositionLine:
     """A position for a person to read. Numbers are text, exactly as they are kept but for average and risk, which have
     ten digits; `r` needs a price."""
 
     key: str
+    symbol: str
     qty: str
     average: str
     price: str
@@ -34,6 +46,7 @@ class PositionLine:
     outstanding: str
     risk: str
     suspect: str
+    orders: list[OrderLine]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,10 @@ class Overview:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def order(self, intent_id: str) -> OrderLine | None:
+        """The order on its way with that id."""
+        return next((order for p in self.positions for order in p.orders if order.intent_id == intent_id), None)
+
     def text(self) -> str:
         leader = f"{self.leader} (lease {self.lease_ms / 1000:.0f} s)" if self.leader else "nobody: no daemon runs"
         lag = "unknown" if self.lag is None else f"{self.lag} entries"
@@ -79,6 +96,11 @@ class Overview:
             lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                       for row in rows]  # fmt: skip
             lines.append("  rungs: ● published, ◐ carried to the next, x skipped, ○ armed")
+        lines += [
+            f"order        {order.intent_id} of {order.symbol}: {order.qty} {order.state}, silent {order.silent_sec} s"
+            for position in self.positions
+            for order in position.orders
+        ]
         lines += [f"suspect      {p.key}: {p.suspect}" for p in self.positions if p.suspect]
         return "\n".join(lines)
 
@@ -91,6 +113,8 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
     except (ValueError, KeyError, TypeError, ArithmeticError) as fault:
         raise UnusableError(f"{names.state} can't be read: {fault!r}") from None
     lease = call("GET", names.lease)
+    seconds, microseconds = (int(part) for part in call("TIME"))
+    now_ms = seconds * 1000 + microseconds // 1000
     return Overview(
         mode=meta.mode if meta else configured_mode,
         configured_mode=configured_mode,
@@ -105,7 +129,8 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
             name: int(call("XLEN", name))
             for name in (names.executions, names.suggestions, names.trade_intents, names.stop_intents, names.rejected)
         },
-        positions=[_line(position, prices) for position in positions],
+        # What is flat and trusted is kept only to recognise late fills.
+        positions=[_line(p, prices, now_ms) for p in positions if p.epoch is not None or p.suspect],
     )
 
 
@@ -143,12 +168,14 @@ def _lag(client: redis.Redis, names: Names) -> int | None:
     return None
 
 
-def _line(position: Position, prices: Mapping[str, Decimal]) -> PositionLine:
-    epoch, price = position.epoch, prices.get(position.key.symbol)
+def _line(position: Position, prices: Mapping[str, Decimal], now_ms: int) -> PositionLine:
+    symbol = position.key.symbol
+    epoch, price = position.epoch, prices.get(symbol)
     if epoch is None:
-        return PositionLine(str(position.key), "0", "", "", "", "", "", "", "", position.suspect)
+        return PositionLine(str(position.key), symbol, "0", "", "", "", "", "", "", "", position.suspect, [])
     return PositionLine(
         key=str(position.key),
+        symbol=symbol,
         qty=plain(position.qty),
         average=_ten_digits(position.average),
         price="" if price is None else plain(price),
@@ -159,6 +186,10 @@ def _line(position: Position, prices: Mapping[str, Decimal]) -> PositionLine:
         risk=f"{_ten_digits(epoch.r_unit)} ({epoch.risk_source})"
         + (", too small" if position.why_not_harvested else ""),
         suspect=position.suspect,
+        orders=[
+            OrderLine(r.intent_id, symbol, plain(r.remaining), r.state.value, max(now_ms - r.heard_ms, 0) // 1000)
+            for r in epoch.reservations
+        ],
     )
 
 
