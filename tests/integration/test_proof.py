@@ -366,7 +366,9 @@ def test_without_redis_it_says_what_it_can_and_exits_with_3(tmp_path: Path) -> N
 
 def test_what_the_redis_user_may_not_see_it_can_not_tell(server: RedisServer, redis: Any, tmp_path: Path) -> None:
     redis.set(KILL, "0")
-    redis.acl_setuser("poor", enabled=True, passwords=["+secret"], keys=["quantum:*"], commands=["+ping", "+get"])
+    redis.acl_setuser(
+        "poor", enabled=True, passwords=["+secret"], keys=["quantum:*"], commands=["+ping", "+get", "+client|setname"]
+    )
     (tmp_path / "password").write_text("secret\n")
     poor = {"REDIS_USERNAME": "poor", "REDIS_PASSWORD_FILE": str(tmp_path / "password")}
     code, checks = prove(server.settings() | poor)
@@ -383,6 +385,7 @@ def test_what_the_redis_user_may_not_see_it_can_not_tell(server: RedisServer, re
         "memory",
     ):
         assert checks[name]["verdict"] == UNKNOWN, checks[name]
+    assert "may not look" in checks["streams"]["line"]
     assert checks["kill-switch"]["verdict"] == PASS
 
 

@@ -265,7 +265,7 @@ class FakeSystemd:
         token = self.root / "etc/quantum/credentials/live-token"
         env = self.root / "opt/quantum/harvest-brain/releases" / self.release / "harvest-brain.env"
         wanted = "HARVEST_MODE=live" in env.read_text().splitlines()
-        return "live" if wanted and token.exists() and not self.behaviour().get("stays shadow") else "shadow"
+        return "live" if wanted and token.exists() and not self.behaviour().get("stays_shadow") else "shadow"
 
 
 HARVEST_BRAIN = """#!/bin/sh
@@ -280,11 +280,11 @@ purge-keys) [ ! -e "$here/redis-down" ] || { echo "Redis: Connection refused" >&
 *) exit 2 ;;
 esac
 """
-GOOD_PROOF = {
+GOOD_PROOF: dict[str, Any] = {
     "verdict": "pass",
     "checks": [
         {"name": name, "verdict": "pass", "line": f"{name} is well", "evidence": None}
-        for name in ("group", "duplicates", "drill")
+        for name in ("group", "duplicates", "drill switch on", "drill switch off")
     ],
 }
 

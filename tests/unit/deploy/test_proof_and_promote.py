@@ -1,0 +1,343 @@
+"""harvestctl proof and promote: what only the host can tell, and the way to live."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support.fake_host import GOOD_PROOF, UNIT, FakeHost
+
+LIVE = "HARVEST_MODE=live\n"
+ENOUGH = {"fill:applied": 25}
+
+
+def checks(host: FakeHost, *words: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    code, answer = host.run("proof", *words)
+    return code, {check["name"]: check for check in answer["checks"]}
+
+
+def rewritten(host: FakeHost, release: str, name: str, text: str) -> None:
+    """A file of a release changed by hand, and its checksum with it, so that this is no drift."""
+    path = host.releases / release
+    for each in (path / name, path / "RELEASE.json"):
+        each.chmod(0o644)
+    (path / name).write_text(text)
+    manifest = json.loads((path / "RELEASE.json").read_text())
+    manifest["files"][name] = host.ctl.fingerprint(path / name)
+    (path / "RELEASE.json").write_text(json.dumps(manifest))
+
+
+# The proof.
+
+
+def test_a_host_as_it_should_be_passes(host: FakeHost) -> None:
+    release = host.proven()
+    code, found = checks(host)
+    assert {name: check["line"] for name, check in found.items() if check["verdict"] != "pass"} == {}
+    assert code == 0
+    assert list(found)[:5] == ["unit", "release", "drift", "restarts", "log"]
+    asked = (host.home / "calls").read_text().splitlines()[-1]
+    assert asked.startswith(f"proof --json mode=shadow release={release}")
+
+
+def test_the_evidence_is_kept_in_a_directory(host: FakeHost) -> None:
+    host.proven()
+    _, answer = host.run("proof", "--drill")
+    directory = Path(answer["directory"])
+    assert directory.parent == host.root / "var/log/quantum/proofs"
+    assert json.loads((directory / "proof.json").read_text())["checks"] == answer["checks"]
+    assert (directory / "report.txt").read_text().splitlines()[0].endswith("PASS")
+    assert "proof --json --drill" in (host.home / "calls").read_text().splitlines()[-1]
+    assert Path(host.run("proof")[1]["directory"]) != directory
+
+
+def test_incident_28_the_proof_starts_nothing_and_changes_nothing_but_its_directory(host: FakeHost) -> None:
+    host.proven()
+    host.systemd.started = None
+    before = {path: path.read_bytes() for path in host.root.rglob("*") if path.is_file()}
+    host.systemd.calls.clear()
+    code, found = checks(host)
+    assert (code, found["unit"]["verdict"]) == (1, "fail")
+    assert set(host.systemd.calls) == {"show", "journalctl"}
+    after = {path: path.read_bytes() for path in host.root.rglob("*") if path.is_file()}
+    added = {path for path in after if after[path] != before.get(path)}
+    assert all("proofs" in path.parts or path.name == "calls" for path in added)
+    assert before.keys() <= after.keys()
+
+
+def stopped(host: FakeHost, _: str) -> None:
+    host.systemd.started = None
+
+
+def disabled(host: FakeHost, _: str) -> None:
+    host.systemd.enabled = False
+
+
+def another_runs(host: FakeHost, release: str) -> None:
+    rewritten(host, release, "venv/behaviour.json", json.dumps({"claims": "0.0.9-0123456789ab"}))
+    host.clock.sleep(5)
+
+
+def not_judged(host: FakeHost, _: str) -> None:
+    host.run("activate", host.release("HARVEST_MIN_R=2\n"), "--no-gate")
+    host.clock.sleep(5)
+
+
+def file_altered(host: FakeHost, release: str) -> None:
+    path = host.releases / release / "harvest-brain.env"
+    path.chmod(0o644)
+    path.write_text(LIVE)
+
+
+def file_added(host: FakeHost, release: str) -> None:
+    (host.releases / release / "venv").chmod(0o755)
+    (host.releases / release / "venv/sitecustomize.py").write_text("")
+
+
+def file_gone(host: FakeHost, release: str) -> None:
+    (host.releases / release / "venv/bin").chmod(0o755)
+    (host.releases / release / "venv/bin/harvest-brain").unlink()
+
+
+def unit_edited(host: FakeHost, _: str) -> None:
+    host.systemd.unit_file.write_text("[Service]\nRestart=no\n")
+    host.systemd.loaded = host.systemd.unit_file.read_text()
+
+
+def settings_edited(host: FakeHost, _: str) -> None:
+    link = host.root / "etc/quantum/harvest-brain.env"
+    link.unlink()
+    link.write_text(LIVE)
+
+
+def drop_in(host: FakeHost, _: str) -> None:
+    host.systemd.drop_ins = f"/etc/systemd/system/{UNIT}.d/override.conf"
+
+
+def not_reloaded(host: FakeHost, _: str) -> None:
+    host.systemd.loaded = "[Service]\n# before\n"
+
+
+def restarted(host: FakeHost, release: str) -> None:
+    rewritten(host, release, "venv/behaviour.json", json.dumps({"dies": 20}))
+    host.clock.sleep(60)
+
+
+def error_logged(host: FakeHost, _: str) -> None:
+    host.systemd.journal.append("2026-01-18T12:00:00+0000 host harvest-brain[1]: ERROR waiting for Redis: gone")
+
+
+def daemon_side(host: FakeHost, release: str) -> None:
+    bad = {"verdict": "fail", "checks": [{"name": "group", "verdict": "fail", "line": "another_group does not exist"}]}
+    rewritten(host, release, "venv/bin/proof.json", json.dumps(bad))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "words"),
+    [
+        ("unit", stopped, "inactive/dead"),
+        ("unit", disabled, "disabled"),
+        ("release", another_runs, "running 0.0.9-0123456789ab"),
+        ("release", not_judged, "a switch is pending"),
+        ("drift", file_altered, "harvest-brain.env: altered"),
+        ("drift", file_added, "sitecustomize.py: added"),
+        ("drift", file_gone, "harvest-brain: missing"),
+        ("drift", unit_edited, "not the release's"),
+        ("drift", settings_edited, "not the link to the current release's"),
+        ("drift", drop_in, "a drop-in that no release brought"),
+        ("drift", not_reloaded, "systemd has not read"),
+        ("restarts", restarted, "1 restarts"),
+        ("log", error_logged, "1 errors in the last hour"),
+        ("group", daemon_side, "another_group does not exist"),
+    ],
+)
+def test_incident_26_what_is_not_as_the_release_brought_it_shows_in_the_proof(
+    host: FakeHost, name: str, damage: Callable[[FakeHost, str], None], words: str
+) -> None:
+    release = host.proven()
+    assert checks(host)[1][name]["verdict"] == "pass"
+    damage(host, release)
+    code, found = checks(host)
+    assert code == 1
+    assert found[name]["verdict"] == "fail", found[name]
+    assert words in found[name]["line"]
+
+
+def test_compiled_copies_are_no_drift(host: FakeHost) -> None:
+    release = host.proven()
+    (host.releases / release / "venv").chmod(0o755)
+    cache = host.releases / release / "venv/__pycache__"
+    cache.mkdir()
+    (cache / "module.cpython-311.pyc").write_bytes(b"compiled")
+    assert checks(host)[1]["drift"]["verdict"] == "pass"
+
+
+def test_without_redis_the_host_s_own_checks_still_have_verdicts(host: FakeHost) -> None:
+    unknown = {"verdict": "can't tell", "checks": [{"name": "group", "verdict": "can't tell", "line": "no Redis"}]}
+    host.proven(proof=unknown)
+    code, found = checks(host)
+    assert code == 3
+    assert [name for name, check in found.items() if check["verdict"] == "pass"] == [
+        *("unit", "release", "drift", "restarts", "log")
+    ]
+
+
+def test_with_the_environment_gone_the_daemon_s_checks_can_not_be_told(host: FakeHost) -> None:
+    release = host.proven()
+    (host.releases / release / "venv/bin").chmod(0o755)
+    (host.releases / release / "venv/bin/harvest-brain").unlink()
+    code, found = checks(host)
+    assert code == 1, "the drift is seen"
+    assert found["harvest-brain proof"]["verdict"] == "can't tell"
+
+
+def test_a_proof_that_says_nothing_is_no_pass(host: FakeHost) -> None:
+    release = host.stage()
+    (host.releases / release / "venv/bin/proof.json").write_text("Traceback")
+    host.run("seal", release, "--bundle", str(host.bundle))
+    host.run("activate", release)
+    code, found = checks(host)
+    assert (code, found["harvest-brain proof"]["verdict"]) == (3, "can't tell")
+
+
+def test_a_host_that_is_off_fails(host: FakeHost) -> None:
+    code, found = checks(host)
+    assert (code, found["release"]["verdict"], found["unit"]["verdict"]) == (1, "fail", "fail")
+
+
+def test_a_release_s_program_gets_the_password_s_original_since_the_copy_ends_with_the_daemon(host: FakeHost) -> None:
+    credentials = host.root / "etc/quantum/credentials"
+    credentials.mkdir(parents=True)
+    (credentials / "redis-password").write_text("secret\n")
+    host.proven(f"REDIS_PASSWORD_FILE=/run/credentials/{UNIT}/redis-password\n")
+    checks(host)
+    asked = (host.home / "calls").read_text().splitlines()[-1]
+    assert asked.endswith(f"password_file={credentials / 'redis-password'}")
+
+
+# Going live.
+
+
+def ready_to_go(host: FakeHost, settings: str = LIVE, hours: float = 30, **does: Any) -> str:
+    release = host.proven(settings, **({"counts": ENOUGH} | does))
+    host.clock.sleep(hours * 3600)
+    return release
+
+
+def token_of(host: FakeHost) -> Path:
+    return host.root / "etc/quantum/credentials/live-token"
+
+
+def test_a_deploy_alone_is_never_live(host: FakeHost) -> None:
+    host.proven(LIVE)
+    assert host.systemd.mode() == "shadow"
+    assert not token_of(host).exists()
+
+
+def test_on_shadow_evidence_the_release_gets_its_token_and_is_live_after_a_restart(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    starts = host.systemd.starts
+    code, answer = host.run("promote", "--confirm", release)
+    assert code == 0, answer
+    assert host.systemd.starts == starts + 1
+    assert host.systemd.mode() == "live"
+    token = json.loads(token_of(host).read_text())
+    proof_json = Path(answer["directory"]) / "proof.json"
+    assert token == {
+        "release": release,
+        "evidence": f"sha256:{hashlib.sha256(proof_json.read_bytes()).hexdigest()}",
+        "expires": answer["expires"],
+    }
+    assert stat.S_IMODE(token_of(host).stat().st_mode) == 0o600
+    assert answer["expires"] == host.ctl.now_iso(host.clock.time() + 30 * 86_400)[:-4] + answer["expires"][-4:]
+    run = json.loads(proof_json.read_text())["run"]
+    assert (run["release"], run["fills"], run["malformed"]) == (release, 25, 0)
+    assert run["hours"] > 29
+    assert "promoted" in host.event_names()
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("hours", "it ran 5.0 h without a break, not 24"),
+        ("fills", "it followed 19 fills, not 20"),
+        ("malformed", "1 entries were malformed"),
+        ("settings", "HARVEST_MODE=shadow"),
+        ("another name", "confirm that one"),
+        ("not proven", "it is not proven"),
+        ("another runs", "the running release is"),
+        ("duplicates", "check duplicates: 1 intents stand twice"),
+        ("no drill", "check drill switch on: missing"),
+        ("drill untold", "check drill switch off: can't tell"),
+        ("any check", "check group: gone"),
+    ],
+)
+def test_without_the_evidence_it_stays_in_shadow(host: FakeHost, what: str, words: str) -> None:
+    def with_check(name: str, verdict: str, line: str) -> dict[str, Any]:
+        others = [check for check in GOOD_PROOF["checks"] if check["name"] != name]
+        return {"verdict": verdict, "checks": [*others, {"name": name, "verdict": verdict, "line": line}]}
+
+    does: dict[str, dict[str, Any]] = {
+        "hours": {"hours": 5},
+        "fills": {"counts": {"fill:applied": 19}},
+        "malformed": {"counts": {**ENOUGH, "malformed": 1}},
+        "settings": {"settings": "HARVEST_MODE=shadow\n"},
+        "duplicates": {"proof": with_check("duplicates", "fail", "1 intents stand twice")},
+        "no drill": {"proof": {"verdict": "pass", "checks": GOOD_PROOF["checks"][:2]}},
+        "drill untold": {"proof": with_check("drill switch off", "can't tell", "")},
+        "any check": {"proof": with_check("group", "fail", "gone")},
+    }
+    release = ready_to_go(host, **does.get(what, {}))
+    if what == "not proven":
+        release = host.release(LIVE + "HARVEST_MIN_R=2\n", counts=ENOUGH)
+        host.run("activate", release, "--no-gate")
+        host.clock.sleep(30 * 3600)
+    elif what == "another runs":
+        rewritten(host, release, "venv/behaviour.json", json.dumps({"claims": "0.0.9-0123456789ab"}))
+        host.clock.sleep(5)
+    starts = host.systemd.starts
+    code, answer = host.run("promote", "--confirm", "0.1.0-000000000000" if what == "another name" else release)
+    assert (code, answer["changed"]) == (4, False)
+    assert words in answer["message"]
+    assert not token_of(host).exists()
+    assert (host.systemd.mode(), host.systemd.starts) == ("shadow", starts)
+
+
+def test_thresholds_can_be_set_on_purpose(host: FakeHost) -> None:
+    release = ready_to_go(host, hours=0.01, counts={"fill:applied": 1})
+    words = ("--min-hours", "0.005", "--min-fills", "1", "--valid-days", "1")
+    code, answer = host.run("promote", "--confirm", release, *words)
+    assert code == 0, answer
+
+
+def test_a_release_that_refuses_to_be_live_is_back_in_shadow_without_a_token(host: FakeHost) -> None:
+    release = ready_to_go(host, stays_shadow=True)
+    code, answer = host.run("promote", "--confirm", release)
+    assert code == 1
+    assert "its mode is shadow" in answer["message"]
+    assert not token_of(host).exists()
+    assert host.run("rollback", "--to", "off")[0] == 0
+    assert host.run("rollback")[0] == 0
+    assert not token_of(host).exists(), "it is not taken up again"
+
+
+def test_the_token_goes_with_the_release_forward_and_back(host: FakeHost) -> None:
+    one = ready_to_go(host)
+    assert host.run("promote", "--confirm", one)[0] == 0
+    host.proven(LIVE + "HARVEST_MIN_R=2\n")
+    assert (host.systemd.mode(), token_of(host).exists()) == ("shadow", False), "the next release has to earn it"
+    host.run("rollback")
+    assert host.systemd.mode() == "live"
+    assert json.loads(token_of(host).read_text())["release"] == one
+
+
+def test_incident_29_promoting_does_not_touch_the_kill_switch(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    host.run("promote", "--confirm", release)
+    asked = {line.split()[0] for line in (host.home / "calls").read_text().splitlines()}
+    assert asked == {"--version", "check-config", "proof"}

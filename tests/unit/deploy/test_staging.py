@@ -1,0 +1,255 @@
+"""harvestctl name, seal and prune: what a release is, and which ones stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+from tests.support.fake_host import UNIT, FakeHost
+
+
+def parts(host: FakeHost, release: str) -> tuple[str, ...]:
+    path = host.releases / release
+    return "--bundle", str(host.bundle), "--env", str(path / "harvest-brain.env"), "--unit", str(path / UNIT)
+
+
+# The name.
+
+
+def test_the_same_input_has_the_same_name(host: FakeHost) -> None:
+    release = host.stage()
+    assert host.run("name", *parts(host, release))[1]["release"] == release
+    _, answer = host.run("name", *parts(host, release))
+    assert answer["release"] == f"{answer['version']}-{answer['digest'][:12]}"
+    assert len(answer["digest"]) == 64
+
+
+def test_code_settings_unit_and_image_are_all_part_of_it(host: FakeHost) -> None:
+    release = host.stage()
+    path = host.releases / release
+    names = {release}
+    (path / "harvest-brain.env").write_text("HARVEST_MODE=live\n")
+    names.add(host.run("name", *parts(host, release))[1]["release"])
+    (path / UNIT).write_text("[Service]\nRestart=no\n")
+    names.add(host.run("name", *parts(host, release))[1]["release"])
+    names.add(host.run("name", *parts(host, release), "--image", "sha256:1")[1]["release"])
+    wheel = next((host.bundle / "wheelhouse").iterdir())
+    wheel.write_text("other code")
+    sums = (host.bundle / "SHA256SUMS").read_text().splitlines()
+    digest = host.ctl.fingerprint(wheel).removeprefix("sha256:")
+    kept = [line for line in sums if "wheelhouse" not in line]
+    (host.bundle / "SHA256SUMS").write_text("\n".join([*kept, f"{digest}  wheelhouse/{wheel.name}"]) + "\n")
+    names.add(host.run("name", *parts(host, release))[1]["release"])
+    assert len(names) == 5
+
+
+def test_harvestctl_itself_is_not_part_of_it(host: FakeHost) -> None:
+    """A better way back is no reason to restart the daemon."""
+    release = host.stage()
+    program = host.bundle / "harvestctl"
+    program.write_text("another harvestctl")
+    digest = host.ctl.fingerprint(program).removeprefix("sha256:")
+    with (host.bundle / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{digest}  harvestctl\n")
+    assert host.run("name", *parts(host, release))[1]["release"] == release
+
+
+@pytest.mark.parametrize("damage", ["tampered", "missing", "added", "no sums"])
+def test_a_tampered_bundle_is_refused(host: FakeHost, damage: str) -> None:
+    release = host.stage()
+    wheel = next((host.bundle / "wheelhouse").iterdir())
+    if damage == "tampered":
+        wheel.write_text("evil code")
+    elif damage == "missing":
+        wheel.unlink()
+    elif damage == "added":
+        (host.bundle / "wheelhouse/extra-1-py3-none-any.whl").write_text("more code")
+    else:
+        (host.bundle / "SHA256SUMS").unlink()
+    for command in (("name", *parts(host, release)), ("seal", release, "--bundle", str(host.bundle))):
+        code, answer = host.run(*command)
+        assert (code, answer["changed"]) == (4, False)
+    assert not (host.releases / release / "RELEASE.json").exists()
+
+
+# Sealing.
+
+
+def test_sealing_makes_it_read_only_and_writes_the_checksum_of_every_file(host: FakeHost) -> None:
+    release = host.release()
+    path = host.releases / release
+    manifest = json.loads((path / "RELEASE.json").read_text())
+    assert manifest["release"] == release
+    assert manifest["schema"] == {"writes": 1, "reads": [1]}
+    assert manifest["files"]["venv/bin/python3"] == "link:/usr/bin/python3"
+    files = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_symlink() or file.is_file()}
+    assert files - {"RELEASE.json"} == manifest["files"].keys()
+    writable = [file for file in [path, *path.rglob("*")] if not file.is_symlink() and file.stat().st_mode & 0o222]
+    assert writable == []
+    assert stat.S_IMODE((path / "venv/bin/harvest-brain").stat().st_mode) == 0o555
+    assert (path / "release.env").read_text() == f"HARVEST_RELEASE_ID={release}\n"
+
+
+def test_sealing_twice_changes_nothing(host: FakeHost) -> None:
+    release = host.release()
+    code, answer = host.run("seal", release, "--bundle", str(host.bundle))
+    assert (code, answer["changed"]) == (0, False)
+
+
+def test_what_lies_there_must_be_what_the_name_says(host: FakeHost) -> None:
+    release = host.stage()
+    (host.releases / release / "harvest-brain.env").write_text("HARVEST_MODE=live\n")
+    code, answer = host.run("seal", release, "--bundle", str(host.bundle))
+    assert code == 4
+    assert "holds what is called 0.1.0-" in answer["message"]
+    assert not (host.releases / release / "RELEASE.json").exists()
+
+
+def test_settings_that_the_release_itself_refuses_are_not_sealed(host: FakeHost) -> None:
+    release = host.stage("HARVEST_LADER=0.5:0.25\n")
+    code, answer = host.run("seal", release, "--bundle", str(host.bundle))
+    assert code == 4
+    assert "HARVEST_LADER" in answer["message"]
+
+
+def test_code_that_does_not_start_is_not_sealed(host: FakeHost) -> None:
+    release = host.stage()
+    (host.releases / release / "venv/bin/does-not-start").write_text("")
+    code, answer = host.run("seal", release, "--bundle", str(host.bundle))
+    assert code == 4
+    assert "No module named redis" in answer["message"]
+
+
+def test_a_container_release_names_the_command_that_runs_it(host: FakeHost) -> None:
+    path = host.releases / host.stage()
+    options = ("--runtime", "container", "--image", "sha256:1")
+    name = host.run("name", *parts(host, path.name), "--image", "sha256:1")[1]["release"]
+    path.rename(host.releases / name)
+    run = str(host.releases / name / "venv/bin/harvest-brain")
+    code, answer = host.run("seal", name, "--bundle", str(host.bundle), *options, "--command", f"env A=1 {run}")
+    assert code == 0, answer
+    manifest = json.loads((host.releases / name / "RELEASE.json").read_text())
+    assert (manifest["runtime"], manifest["image"]) == ("container", "sha256:1")
+    assert manifest["command"] == ["env", "A=1", run]
+
+
+# Pruning.
+
+
+def aged(host: FakeHost, count: int) -> list[str]:
+    """So many releases that were never active, oldest first."""
+    names = []
+    for number in range(count):
+        name = host.release(f"HARVEST_MIN_R={number}\n")
+        os.utime(host.releases / name, (time.time() - 1000 + number,) * 2)
+        names.append(name)
+    return names
+
+
+def test_the_oldest_go_first(host: FakeHost) -> None:
+    names = aged(host, 5)
+    code, answer = host.run("prune", "--keep", "2")
+    assert code == 0
+    assert set(answer["removed"]) == set(names[:3])
+    assert set(answer["kept"]) == set(names[3:])
+    assert {path.name for path in host.releases.iterdir()} == set(names[3:])
+    assert host.run("prune", "--keep", "2")[1]["changed"] is False
+
+
+def test_current_last_proven_and_previous_are_never_removed(host: FakeHost) -> None:
+    oldest = host.proven("HARVEST_MIN_R=0\n")
+    middle = host.proven("HARVEST_MIN_R=0.1\n")
+    proven = host.proven("HARVEST_MIN_R=0.2\n")
+    pending = host.release("HARVEST_MIN_R=0.3\n")
+    for name in (oldest, middle, proven, pending):
+        os.utime(host.releases / name, (time.time() - 5000,) * 2)
+    newer = [host.release(f"HARVEST_MIN_R={number}\n") for number in range(1, 4)]
+    host.run("activate", pending, "--no-gate")
+    _, answer = host.run("prune", "--keep", "0")
+    assert set(answer["kept"]) == {pending, proven}
+    assert set(answer["removed"]) == {oldest, middle, *newer}
+    host.run("gate")
+    assert host.run("prune", "--keep", "0")[1]["changed"] is False
+    assert host.run("rollback")[1]["release"] == proven
+
+
+def test_what_was_removed_is_no_longer_counted_as_proven(host: FakeHost) -> None:
+    host.proven("HARVEST_MIN_R=0\n")
+    two, three = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    host.run("prune", "--keep", "0")
+    assert host.run("status")[1]["proven"] == [two, three]
+
+
+def test_leftovers_of_an_old_staging_are_removed_but_not_one_that_may_be_under_way(host: FakeHost) -> None:
+    old, fresh = host.stage("HARVEST_MIN_R=1\n"), host.stage("HARVEST_MIN_R=2\n")
+    os.utime(host.releases / old, (time.time() - 100_000,) * 2)
+    _, answer = host.run("prune")
+    assert (answer["removed"], answer["kept"]) == ([old], [fresh])
+
+
+# Saying it.
+
+
+def test_the_history_is_append_only_and_names_who_and_what(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUDO_USER", "trader")
+    first = host.proven("HARVEST_MIN_R=1\n")
+    before = host.log.read_text()
+    host.run("rollback", "--to", "off")
+    assert host.log.read_text().startswith(before)
+    _, answer = host.run("history", "--last", "3")
+    assert [event["event"] for event in answer["events"]] == ["switching", "off", "disarmed"]
+    assert all(event["by"] == "trader" and event["at"].endswith("Z") for event in answer["events"])
+    code, text = host.text("history")
+    assert code == 0
+    assert f"trader: proven release={first}" in text
+    assert "token=" not in text
+
+
+def test_the_status_for_a_person(host: FakeHost) -> None:
+    good = host.proven()
+    bad = host.release("HARVEST_MIN_R=2\n", **{"crash loop": True})
+    host.run("activate", bad)
+    host.run("activate", host.release("HARVEST_MIN_R=3\n"), "--no-gate")
+    code, text = host.text("status")
+    assert code == 0
+    assert "(not proven)" in text
+    assert f"rollback to  {good}" in text
+    assert f"quarantined  {bad}" in text
+    assert "pending" in text
+
+
+def test_the_status_of_a_bare_host(host: FakeHost) -> None:
+    code, answer = host.run("status")
+    assert (code, answer["current"], answer["previous"], answer["releases"]) == (0, None, None, {})
+
+
+def test_a_status_changes_nothing_not_even_a_directory(host: FakeHost) -> None:
+    host.run("status")
+    host.run("history")
+    assert list(host.root.iterdir()) == []
+
+
+def test_no_secret_reaches_the_audit_log_or_the_evidence(host: FakeHost) -> None:
+    credentials = host.root / "etc/quantum/credentials"
+    credentials.mkdir(parents=True)
+    (credentials / "redis-password").write_text("sentinel-5ecret\n")
+    host.proven()
+    host.run("activate", host.release("HARVEST_MIN_R=2\n", **{"crash loop": True}))
+    host.run("proof")
+    host.run("rollback", "--to", "off", "--purge", "config")
+    found = [path for path in host.root.rglob("*") if path.is_file() and b"sentinel-5ecret" in path.read_bytes()]
+    assert found == []
+
+
+def test_a_file_for_python_3_11_and_nothing_but_its_library() -> None:
+    program = Path(__file__).parents[3] / "roles/harvest_tools/files/harvestctl"
+    lines = program.read_text().splitlines()
+    assert lines[0] == "#!/usr/bin/python3 -I"
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    import sys
+
+    assert imported - {"__future__"} <= sys.stdlib_module_names
