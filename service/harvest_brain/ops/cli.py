@@ -18,8 +18,9 @@ import redis
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
-from harvest_brain.daemon import explain, names_of, run
+from harvest_brain.daemon import bounds_of, explain, names_of, run
 from harvest_brain.ops import control, proof
+from harvest_brain.ops.acl import acl_text
 from harvest_brain.ops.control import RefusedError
 from harvest_brain.ops.doctor import examine
 from harvest_brain.ops.purge import purge
@@ -101,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("env_file", type=Path, nargs="?", metavar="FILE")
     add("env-template", _template, "print the documented env file", env_file=False)
+    add("acl", _acl, "print the Redis users that the daemon and its operator need, as lines of an ACL file")
     add("settings-table", _table, "print the settings as a Markdown table", env_file=False)
     add("health", _health, "say whether the daemon on this machine is well, by its status.json", env_file=False)
     commands.add_parser("demo", help="show the whole loop at work on a private Redis", add_help=False)
@@ -122,6 +124,13 @@ def _check(options: argparse.Namespace) -> int:
 
 def _template(_: argparse.Namespace) -> int:
     sys.stdout.write(template())
+    return 0
+
+
+def _acl(options: argparse.Namespace) -> int:
+    settings = _load(options).settings
+    endpoint = settings.endpoint()
+    sys.stdout.write(acl_text(names_of(settings), bounds_of(settings), endpoint.username, endpoint.password()))
     return 0
 
 
