@@ -93,13 +93,21 @@ def main(argv: list[str]) -> int:
     finally:
         for number, handler in zip(SIGNALS, before, strict=True):
             signal.signal(number, handler)
-    options.picture.write_text(picture, encoding="utf-8")
+    try:
+        options.picture.write_text(picture, encoding="utf-8")
+    except OSError as fault:
+        print(f"harvest-brain demo: --picture {options.picture}: {fault.strerror}", file=sys.stderr)
+        return 1
     print(json.dumps(summary, indent=2) if quiet else told(summary))
     return 0 if all(check["ok"] for check in summary["checks"]) else 1
 
 
 def _must_be_writable(picture: Path) -> None:
-    if not picture.resolve().parent.is_dir() or picture.is_dir():
+    try:
+        possible = picture.resolve().parent.is_dir() and not picture.is_dir()
+    except OSError as fault:
+        raise InputError(f"--picture {picture}: {fault.strerror}") from None
+    if not possible:
         raise InputError(f"--picture {picture}: there is no such directory, or it is one")
 
 

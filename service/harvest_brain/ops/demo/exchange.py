@@ -20,6 +20,7 @@ from typing import Any
 from harvest_brain.ops.demo.market import Market, Plan
 
 FEE_RATE = Decimal("0.0005")  # of the notional of each fill, paid in quote currency
+FEE_STEP = Decimal("1e-12")
 OUTCOMES = ("fill", "fill", "fill", "partial", "partial", "reject")  # shuffled, dealt, shuffled again
 WORK_SEC = (0.3, 0.7)  # from the acknowledgement to the fill, and from one partial fill to the next
 GROUP = "paper_exchange"
@@ -154,7 +155,7 @@ class Exchange:
             "status": "FILLED" if last else "PARTIALLY_FILLED",
             "qty": str(qty),
             "price": str(price),
-            "fee": str(qty * price * FEE_RATE),
+            "fee": str((qty * price * FEE_RATE).quantize(FEE_STEP)),
             "fill_id": f"{order['order_id']}-{2 if last else 1}",
         }
 

@@ -24,6 +24,7 @@ NOISE = 0.10  # of the seeded path between two waypoints, in percent of the pric
 CLOSING = 0.965  # of the run: by then the trader closes what is left, so that every result is realised
 MIN_TRADES = 100  # fewer make no market
 MAX_TICKS_PER_SEC = 1000  # a longer file is thinned evenly
+MAX_NOTIONAL = Decimal("1e15")
 
 COLUMNS = {
     "time": ("timestamp_ms", "timestamp", "time", "ts", "date", "datetime"),
@@ -140,9 +141,14 @@ def from_csv(path: Path, symbol: str, seconds: float) -> Market:
         raise InputError(f"{path}: {len(trades)} trades are too few for a demo, at least {MIN_TRADES} are needed")
     prices = trades[:: math.ceil(len(trades) / (seconds * MAX_TICKS_PER_SEC))]
     ticks = tuple(Tick(n * seconds / len(prices), symbol, price) for n, (_, price, _) in enumerate(prices))
-    price_tick = Decimal(1).scaleb(min(0, *(int(price.as_tuple().exponent) for _, price, _ in prices)))
+    lowest, highest = min(price for _, price, _ in prices), max(price for _, price, _ in prices)
+    # As fine as the prices are, and in any case fine enough for a stop 2 % away.
+    finest = min(int(price.as_tuple().exponent) for _, price, _ in prices)
+    price_tick = Decimal(1).scaleb(min(finest, lowest.adjusted() - 4, 0))
     typical = sorted(quantity for _, _, quantity in trades)[len(trades) // 2]
     qty = Decimal(10) ** (typical.adjusted() + 1)
+    if qty * highest > MAX_NOTIONAL:
+        raise InputError(f"{path}: positions of {qty:f} at up to {highest:f} are too large for a demo")
     plans = tuple(
         Plan(start * seconds, end * seconds, symbol, side, qty, Decimal("0.02"))
         for start, end, side in ((0.04, 0.34, "BUY"), (0.38, 0.60, "SELL"), (0.64, CLOSING, "BUY"))
@@ -207,6 +213,6 @@ def _positive(where: str, name: str, text: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         value = Decimal("NaN")
-    if not (value.is_finite() and 0 < value < Decimal("1e12") and int(value.as_tuple().exponent) >= -18):
-        raise InputError(f"{where}: {name} {text!r} is not a number above 0 with at most 18 decimals")
+    if not (value.is_finite() and 0 < value < Decimal("1e12") and int(value.as_tuple().exponent) >= -12):
+        raise InputError(f"{where}: {name} {text!r} is not a number above 0 with at most 12 digits on either side")
     return value

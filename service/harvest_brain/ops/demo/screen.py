@@ -29,6 +29,10 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 BARS = "▁▂▃▄▅▆▇█"
 RUNGS = tuple(rung.level for rung in parse_ladder(LADDER))
 PLAIN_TABLE_SEC = 5
+PLAIN_COLUMNS = 120  # of a line where there is no terminal
+# The table up to the rungs fits into 80 columns; up to what was harvested it has these; the path takes what is left.
+TAKEN_END, SHORTEST_PATH, LONGEST_PATH = 89, 8, 60
+LEGEND = "● done  ◐ due  ○ to come"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class Screen:
     def show(self, scene: Scene, ledger: Ledger) -> None:
         if self._redraws:
             columns, rows = shutil.get_terminal_size()
-            lines = [*_head(scene), "", *_table(ledger, scene), ""]
+            lines = [*_head(scene), "", *_table(ledger, scene, columns), ""]
             room = max(rows - len(lines) - 1, 1)
             lines += [_line(happening) for happening in ledger.happenings[-room:]]
             text = "".join(f"{_clip(line, columns)}{CLEAR_LINE}\n" for line in lines[: rows - 1])
@@ -84,7 +88,8 @@ class Screen:
             if scene.at >= self._next_table:
                 self._next_table = scene.at + PLAIN_TABLE_SEC
                 for epoch in ledger.open.values():
-                    self.say(f"{scene.at:5.1f} s  " + ANSI.sub("", _row(epoch, ledger, scene.at)).rstrip())
+                    row = _row(epoch, ledger, scene.at, PLAIN_COLUMNS)
+                    self.say(f"{scene.at:5.1f} s  " + ANSI.sub("", row).rstrip())
 
     def _write(self, text: str) -> None:
         if not self._quiet and text:
@@ -104,20 +109,29 @@ def _head(scene: Scene) -> list[str]:
     ]
 
 
-def _table(ledger: Ledger, scene: Scene) -> list[str]:
+def _table(ledger: Ledger, scene: Scene, columns: int) -> list[str]:
+    """The positions; a narrow terminal does without the price path, a very narrow one without what was harvested."""
     stop, taken = ("stop", "harvested") if scene.live else ("sugg. stop", "suggested")
-    head = f"{'symbol':8}{'side':5}{'size/peak':>11}{'entry':>11}{'price':>11}{stop:>11}{'R':>6} "
-    rows = [paint("dim", head + f"{'rungs (R)':14}{taken:>11}  price path")]
+    head = f"{'symbol':8}{'side':5}{'size/peak':>11}{'entry':>11}{'price':>11}{stop:>11}{'R':>6} {'rungs (R)':14}"
+    head += f"{taken:>11}" if columns >= TAKEN_END else ""
+    if length := _path_length(columns):
+        head += f"  {'price path'[:length]}"
+    rows = [paint("dim", head)]
     latest = {epoch.symbol: epoch for epoch in ledger.epochs}
     for symbol in ledger.prices:
         if symbol in latest:
-            rows.append(_row(latest[symbol], ledger, scene.at))
+            rows.append(_row(latest[symbol], ledger, scene.at, columns))
         else:
             rows.append(f"{symbol[:7]:8}{paint('dim', 'no position yet')}")
-    return [*rows, paint("dim", f"{'':63}● done  ◐ due  ○ to come")]
+    return [*rows, paint("dim", f"{LEGEND:>{min(columns, TAKEN_END)}}")]
 
 
-def _row(epoch: Epoch, ledger: Ledger, at: float) -> str:
+def _path_length(columns: int) -> int:
+    room = min(columns - TAKEN_END - 2, LONGEST_PATH)
+    return room if room >= SHORTEST_PATH else 0
+
+
+def _row(epoch: Epoch, ledger: Ledger, at: float, columns: int) -> str:
     path = ledger.prices[epoch.symbol]
     price = path[-1][1]
     r = epoch.r(price)
@@ -135,12 +149,17 @@ def _row(epoch: Epoch, ledger: Ledger, at: float) -> str:
     body = f"{epoch.side:5}{size:>11}{numbers}" + paint("good" if r > 0 else "bad", f"{r:>+6.2f}")
     if epoch.closed is not None:
         body = paint("dim", f"{epoch.side:5}{'closed':>11}{number(epoch.entry):>11}{number(price):>11}{'':17}")
-    return f"{epoch.symbol[:7]:8}{body} {rungs}{number(taken):>11}  {_spark([p for _, p in path])}"
+    row = f"{epoch.symbol[:7]:8}{body} {rungs}"
+    if columns >= TAKEN_END:
+        row += f"{number(taken):>11}"
+    if length := _path_length(columns):
+        row += f"  {_spark([p for _, p in path], length)}"
+    return row
 
 
-def _spark(prices: list[Decimal]) -> str:
-    """The whole path so far in 24 characters."""
-    sample = prices[:: len(prices) // 24 + 1]
+def _spark(prices: list[Decimal], length: int) -> str:
+    """The whole path so far in at most `length` characters."""
+    sample = prices[:: len(prices) // length + 1]
     low, high = min(sample), max(sample)
     return "".join(BARS[int((price - low) * 7 / (high - low))] if high > low else BARS[0] for price in sample)
 
@@ -150,12 +169,14 @@ def _line(happening: Happening) -> str:
 
 
 def _clip(line: str, columns: int) -> str:
-    """At most `columns` visible characters; colours are kept."""
-    room, parts = columns, []
+    """At most `columns` visible characters, the last one saying that there were more; colours are kept."""
+    if len(ANSI.sub("", line)) <= columns:
+        return line
+    room, parts = columns - 1, []
     for part in re.split(f"({ANSI.pattern})", line):
         if ANSI.fullmatch(part):
             parts.append(part)
         else:
             parts.append(part[:room])
             room -= len(parts[-1])
-    return "".join(parts)
+    return "".join([*parts, "…"])
