@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench oracle fuzz docs lock help clean
+.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench oracle mutation fuzz docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -68,6 +68,13 @@ oracle: $(ORACLE)/installed ## the accounting against NautilusTrader's
 	$(ORACLE)/bin/python -c 'import nautilus_trader'
 	$(ORACLE)/bin/python -m pytest tests/oracle
 
+# MUTANTS may be a pattern, such as "harvest_brain.core.policy*".
+mutation: $(EXTRAS)/installed ## what the core's tests miss when the code is changed; hours; MUTANTS="PATTERN"
+	rm -rf .mutation && mkdir .mutation
+	cp -r service .mutation/src && cp -r tests pyproject.toml .mutation/
+	cd .mutation && HYPOTHESIS_PROFILE=mutation nice $(CURDIR)/$(EXTRAS)/bin/mutmut run --max-children $(WORKERS) $(MUTANTS)
+	cd .mutation && $(CURDIR)/$(EXTRAS)/bin/mutmut results
+
 SECONDS ?= 600
 fuzz: $(EXTRAS)/installed ## arbitrary entries, guided by coverage, for SECONDS=600
 	mkdir -p .fuzz/found
@@ -85,7 +92,7 @@ lock: ## pin the dependencies anew, from pyproject.toml (needs uv)
 	requirements/lock.sh
 
 clean: ## remove what was set up
-	rm -rf $(VENV) $(EXTRAS) $(ORACLE) .fuzz .containers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(EXTRAS) $(ORACLE) .mutation .fuzz .containers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed, and none was found on PATH" >&2; exit 1; }
