@@ -15,7 +15,19 @@ from hypothesis import strategies as st
 from tests.support.world import STEP_MS, World
 
 from harvest_brain.core.engine import Book, Decision
-from harvest_brain.core.events import Execution, Malformed, Passed, PositionSide, Side
+from harvest_brain.core.events import (
+    Clear,
+    Event,
+    Execution,
+    Gap,
+    Key,
+    Malformed,
+    Passed,
+    PnlSnapshot,
+    PositionSide,
+    Release,
+    Side,
+)
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import Dust, Policy, Rung, Terms
@@ -86,6 +98,8 @@ def policies(terms: st.SearchStrategy[Terms] = terms(), **fixed: Any) -> st.Sear
         "live_allow_fallback": st.booleans(),
         "max_jump_pct": st.sampled_from([ZERO, Decimal(5), Decimal(20)]),
         "spot": st.booleans(),
+        "pending_ms": st.sampled_from([3 * STEP_MS, 60_000]),
+        "settle_ms": st.sampled_from([0, 5_000]),
         **{name: st.just(value) for name, value in fixed.items()},
     }
     return st.builds(Policy, terms=terms, **strategies)
@@ -194,7 +208,36 @@ class Noise:
         return Passed(entry_id, "SKIPPED_X") if self.usable else Malformed(entry_id, "why", (b"a", b"b"))
 
 
-Told = Trade | Tick | Settle | Noise
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What somebody else says: a snapshot that is right, or holds this or that; the operator; or a gap."""
+
+    symbol: str
+    what: str
+
+    def event(self, world: World) -> Event:
+        symbol = f"{self.symbol}USDT"
+        held = next((p for p in world.state.positions() if p.key.symbol == symbol), Position(NOWHERE))
+        if self.what == "right":
+            return world.snapshot(held.qty, held.average or 100, mark=100, symbol=symbol, after_ms=STEP_MS)
+        if self.what in CLAIMED:
+            qty, mark = CLAIMED[self.what]
+            return world.snapshot(qty, 100, mark=mark, stop=99, symbol=symbol, after_ms=STEP_MS)
+        if self.what == "profit":
+            return PnlSnapshot(f"{world.now_ms}-3", world.now_ms, symbol, held.qty)
+        if self.what == "clear":
+            return Clear(f"{world.now_ms}-4", symbol)
+        if self.what == "release":
+            reservations = held.epoch.reservations if held.epoch is not None else ()
+            intent_id = reservations[0].intent_id if reservations else "hb-unknown"
+            return Release(f"{world.now_ms}-5", world.now_ms, symbol, intent_id)
+        return Gap(1, "why")
+
+
+CLAIMED: dict[str, tuple[str, int | None]] = {"some": ("0.7", 100), "turned": ("-1.5", 103), "flat": ("0", None)}
+NOWHERE = Key("", "NOWHERE", PositionSide.NET)
+
+Told = Trade | Tick | Settle | Noise | Said
 
 
 def trades(**fixed: st.SearchStrategy[Any]) -> st.SearchStrategy[Trade]:
@@ -220,6 +263,8 @@ NAMINGS = ("correlation", "client", "client", "order", "none")
 OUTCOMES = ("FILLED", "FILLED", "PARTIAL", "REJECTED", "EXPIRED", "NEW")
 SETTLEMENTS = [Settle(number, naming, outcome) for number in range(3) for naming in NAMINGS for outcome in OUTCOMES]
 NOISE = [Noise(True), Noise(False)]
+SAID = [Said(symbol, what) for symbol in "AAB" for what in ("right", *CLAIMED, "profit", "clear", "release")]
+SAID += [Said("", "gap")]
 
 
 def prices() -> st.SearchStrategy[Decimal]:
@@ -237,8 +282,11 @@ def histories(
     draw: st.DrawFn,
     trade: st.SearchStrategy[Trade] = trades(),  # noqa: B008  # lazy
     tick: st.SearchStrategy[Tick] = ticks(),  # noqa: B008  # lazy
+    *,
+    said: bool = True,
 ) -> list[Told]:
-    """What happens to an account: a position with a stop, then trades, mostly prices, news of harvests, and noise."""
+    """What happens to an account: a position with a stop, then trades, mostly prices, news of harvests, noise, and what
+    others say, unless `said` is false."""
     opening = draw(trade)
     risk = Decimal(2) if opening.risk is None or opening.risk <= 0 else opening.risk
     history = [replace(opening, key=KEYS[0], risk=risk)]
@@ -247,8 +295,9 @@ def histories(
         "P": tick,
         "S": st.sampled_from(SETTLEMENTS),
         "N": st.sampled_from(NOISE),
+        "O": st.sampled_from(SAID),
     }
-    kinds = draw(st.lists(st.sampled_from("PPPPPPPPPPFFFSSN"), min_size=12, max_size=40))
+    kinds = draw(st.lists(st.sampled_from("PPPPPPPPPPFFFSSN" + "O" * said), min_size=12, max_size=40))
     return [*history, *(draw(choices[kind]) for kind in kinds)]
 
 
@@ -257,7 +306,7 @@ class Step:
     """One event: when the gate looked, what was known before and after it, and what was decided."""
 
     now_ms: int
-    event: Execution
+    event: Event
     before: dict[str, Book]
     decision: Decision
     after: dict[str, Book]

@@ -24,7 +24,18 @@ from tests.unit.core.strategies import (
 )
 
 from harvest_brain.core.engine import Book
-from harvest_brain.core.events import Event, Fill, Malformed, OrderRef, OrderUpdate, Passed, PositionSide, Price, Side
+from harvest_brain.core.events import (
+    Event,
+    Fill,
+    Gap,
+    Malformed,
+    OrderRef,
+    OrderUpdate,
+    Passed,
+    PositionSide,
+    Price,
+    Side,
+)
 from harvest_brain.core.intents import Action, Intent, harvest_claim
 from harvest_brain.core.numbers import INFINITY, ZERO, plain
 from harvest_brain.core.policy import Policy, RungState
@@ -66,7 +77,7 @@ def test_i1_with_the_kill_switch_on_nothing_comes_out(policy: Policy, history: l
         assert step.intents == ()
         for epoch in epochs(step).values():
             assert epoch.issued == epoch.target == 0
-            assert set(epoch.rungs) <= {RungState.ARMED}
+            assert set(epoch.rungs) <= {RungState.ARMED, RungState.SKIPPED}
 
 
 @given(policies(), histories())
@@ -90,7 +101,11 @@ def test_i2_each_claim_is_used_once_under_repeated_input(
     gate_ms = START_MS + 25_000
     events = [step.event for step in play(World(policy, gate_ms=gate_ms), history)]
     again = data.draw(st.lists(st.sampled_from(events), max_size=20))
-    events += [event._replace(entry_id=f"{START_MS}-{number}") for number, event in enumerate(again)]
+    events += [
+        event._replace(entry_id=f"{START_MS}-{number}")
+        for number, event in enumerate(again)
+        if not isinstance(event, Gap)
+    ]
     world = World(policy, gate_ms=gate_ms)
     for event in events:
         world.see(event)
@@ -201,13 +216,12 @@ def test_incident_04_the_sum_of_harvests_never_exceeds_the_peak(policy: Policy, 
         for intent in step.intents:
             if intent.action is Action.HARVEST:
                 sold[intent.epoch_id] = sold.get(intent.epoch_id, ZERO) + intent.qty
-        if step.decision.counts.get("order:ended"):
+        if step.decision.counts.get("order:ended") or step.decision.counts.get("operator:released"):
             for epoch_id, epoch in epochs(step).items():
                 released = epochs_of(step.before)[epoch_id].outstanding - epoch.outstanding
                 sold[epoch_id] = sold.get(epoch_id, ZERO) - released
         for epoch_id, epoch in epochs(step).items():
             assert sold.get(epoch_id, ZERO) <= epoch.peak
-            assert 0 <= epoch.target <= epoch.peak
 
 
 # I5: every event is accounted for.
@@ -217,7 +231,11 @@ def test_incident_04_the_sum_of_harvests_never_exceeds_the_peak(policy: Policy, 
 def test_i5_every_event_is_in_the_state_or_counted_with_its_reason(policy: Policy, history: list[Told]) -> None:
     for step in play(World(policy), history):
         counts, event = step.decision.counts, step.event
-        of = {name: number for name, number in counts.items() if not name.startswith(("refused:", "rung:"))}
+        of = {
+            name: number
+            for name, number in counts.items()
+            if not name.startswith(("refused:", "rung:", "reservation:"))
+        }
         if isinstance(event, Fill):
             assert of in ({"fill:applied": 1}, {"fill:repeated": 1}, {"fill:clash": 1})
         elif isinstance(event, OrderUpdate):
@@ -226,6 +244,11 @@ def test_i5_every_event_is_in_the_state_or_counted_with_its_reason(policy: Polic
             assert (of, step.decision.rejected) == ({"malformed": 1}, (event,))
         elif isinstance(event, Passed):
             assert of == {f"status:{event.status}": 1}
+        elif isinstance(event, Gap):
+            assert of == {"gap:entries": event.missed}
+        elif not isinstance(event, Price):
+            assert sum(of.values()) == 1
+            assert next(iter(of)).startswith(("snapshot:", "pnl:", "operator:"))
         elif of:
             assert of in ({"price:no position": 1}, {"price:jump": 1})
         else:
@@ -342,7 +365,7 @@ def without_names(intent: Intent) -> Intent:
     return intent._replace(intent_id="", claims=(), epoch_id="", trace_id="")
 
 
-@given(policies(), histories(), st.sampled_from([2, 3, 10, 1000]))
+@given(policies(), histories(said=False), st.sampled_from([2, 3, 10, 1000]))
 def test_incident_03_r_does_not_depend_on_the_quantity(policy: Policy, history: list[Told], factor: int) -> None:
     """With everything that is a size or a value so many times larger, so are the harvests, and nothing else changes."""
     small = World(policy)
@@ -419,7 +442,7 @@ MIDDLE = Decimal(100)
 
 @given(
     policies(MIRRORED_TERMS, max_jump_pct=ZERO, spot=False),
-    histories(MIRRORED_TRADES, ticks(st.sampled_from([Decimal(n) / 4 for n in range(360, 441)]))),
+    histories(MIRRORED_TRADES, ticks(st.sampled_from([Decimal(n) / 4 for n in range(360, 441)])), said=False),
 )
 def test_incident_24_a_short_is_a_long_upside_down(policy: Policy, history: list[Told]) -> None:
     upright = World(policy)
