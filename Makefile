@@ -32,7 +32,7 @@ lint: $(VENV)/dev.installed ## style, types, import laws
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
 
-deploy-lint: $(VENV)/dev.installed $(VENV)/deploy.installed bundle ## the roles: style, arguments, what they refuse
+deploy-lint: $(VENV)/dev.installed $(VENV)/deploy.installed containers hosts bundle ## the roles: style, arguments, what they refuse
 	$(BIN)/ansible-lint
 	$(PYTEST) tests/deploy -n $(WORKERS)
 
