@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from tests.support.daemon import StartDaemon, now_ms
-from tests.support.waiting import wait_until
+from tests.support.waiting import stays, wait_until
 from tests.support.wire import REJECTED, SUGGESTIONS, feed, fill, group_of, harvests, position, tick
 
 MARKET = "quantum:stream:market.price"
@@ -157,12 +157,12 @@ def test_overrides_that_are_no_hash_are_as_if_there_were_none(redis: Any, start_
 def test_a_market_price_stream_is_read_from_now_on_and_only_the_newest_price_of_a_symbol_counts(
     redis: Any, start_daemon: StartDaemon
 ) -> None:
+    daemon = start_daemon(STREAM_MARKET_PRICE=MARKET)
+    feed(redis, fill("ETHUSDT", "BUY", "1", "2500", sl="2450"), fill("BTCUSDT", "SELL", "1", "2500", sl="2550"))
+    daemon.stop()
     redis.xadd(MARKET, {"symbol": "ETHUSDT", "price": "2575"})
-    start_daemon(STREAM_MARKET_PRICE=MARKET)
-    feed(
-        redis, fill("ETHUSDT", "BUY", "1", "2500", stop_loss="2450"), fill("BTCUSDT", "SELL", "1", "2500", stop="2550")
-    )
-    assert not redis.exists(SUGGESTIONS)
+    daemon.start().wait_for(role="leader")
+    stays(lambda: not redis.exists(SUGGESTIONS), 1)
 
     pipeline = redis.pipeline()
     for bid in range(2400, 2526):
