@@ -115,7 +115,7 @@ def test_a_missing_group_a_pending_list_and_a_stream_made_anew_are_explained(
     redis.xadd(EXECUTIONS, OPENING, id="5-0")
     [(trouble, text)] = doctor()["cursor"]
     assert trouble
-    assert "lies behind the stream's last id 5-0: the stream was made anew" in text
+    assert "is of another stream: this one, whose last id is 5-0, was made anew" in text
 
 
 def test_incident_12_entries_that_wait_for_nobody_and_entries_that_are_gone_are_counted(
@@ -163,3 +163,17 @@ def test_a_state_that_cannot_be_read_is_said_in_a_sentence(server: RedisServer, 
     done = command("doctor", settings=server.settings())
     assert done.returncode == 1
     assert f"{STATE} can't be read" in done.stderr
+
+
+def test_what_a_power_cut_or_a_full_memory_could_lose_is_told(redis: Any, doctor: Doctor) -> None:
+    [(trouble, text)] = doctor()["durability"]
+    assert not trouble
+    assert "appendfsync everysec" in text
+    redis.config_set("appendonly", "no")
+    try:
+        assert doctor()["durability"][0][0] is False
+        [(trouble, text)] = doctor(HARVEST_MODE="live")["durability"]
+        assert trouble
+        assert text.startswith("appendonly is off")
+    finally:
+        redis.config_set("appendonly", "yes")

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import redis
@@ -22,11 +23,13 @@ from harvest_brain.daemon import bounds_of, explain, names_of, run
 from harvest_brain.ops import control, proof
 from harvest_brain.ops.acl import acl_text
 from harvest_brain.ops.control import RefusedError
-from harvest_brain.ops.doctor import examine
+from harvest_brain.ops.doctor import examine, of_durability
 from harvest_brain.ops.purge import purge
 from harvest_brain.ops.status import Overview, overview
-from harvest_brain.redis.client import connect
-from harvest_brain.redis.store import UnusableError
+from harvest_brain.permit import durability
+from harvest_brain.redis.client import connect, make_connection
+from harvest_brain.redis.store import Store, UnusableError
+from harvest_brain.redis.transport import RedisTransport
 from harvest_brain.report import UNPRICED_AFTER_SEC
 
 HEALTHY_WITHIN_SEC = 15
@@ -152,7 +155,12 @@ def _status(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     settings = _load(options).settings
-    findings = examine(connect(settings.endpoint()), names_of(settings), settings.mode, settings.start)
+    names = names_of(settings)
+    with closing(RedisTransport(make_connection(settings.endpoint()))) as transport:
+        store = Store(transport, names, bounds_of(settings), settings.policy(), token="", config="")
+        durable = durability(store.server_facts())
+    findings = examine(connect(settings.endpoint()), names, settings.mode, settings.start)
+    findings += of_durability(durable, settings.mode)
     if options.json:
         print(json.dumps([finding._asdict() for finding in findings]))
     else:

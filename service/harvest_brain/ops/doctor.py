@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import redis
 
 from harvest_brain.ops.status import Overview, overview
+from harvest_brain.permit import Permit
+from harvest_brain.redis.figures import Figures
 from harvest_brain.redis.names import Names
 
 
@@ -25,33 +27,22 @@ class Finding(NamedTuple):
         return f"{'!!' if self.trouble else 'ok'}  {self.subject:<12}  {self.text}"
 
 
-class _Stream(NamedTuple):
-    """The execution stream's own figures. `removed` counts the entries that were trimmed or deleted."""
-
-    length: int
-    added: int
-    last_id: str
-
-    @property
-    def removed(self) -> int:
-        return self.added - self.length
-
-
 def examine(client: redis.Redis, names: Names, configured_mode: str, start: str) -> list[Finding]:
     """Every finding, in the order in which to read them. Raises what `overview` raises."""
     seen = overview(client, names, configured_mode)
     call: Any = client
-    stream, group = None, None
+    figures, group = None, None
     if call.exists(names.executions):
         raw = call.xinfo_stream(names.executions)
-        stream = _Stream(raw["length"], raw["entries-added"], raw["last-generated-id"].decode())
+        ids = (raw[name].decode() for name in ("recorded-first-entry-id", "last-generated-id", "max-deleted-entry-id"))
+        figures = Figures(raw["entries-added"], raw["length"], *ids)
         groups = {found["name"].decode(): found for found in call.xinfo_groups(names.executions)}
         group = groups.get(names.group)
     return [
-        _stream(names, stream),
-        _cursor(seen, stream, group, start),
+        _stream(names, figures),
+        _cursor(seen, figures, group, start),
         *_group(names, seen, group),
-        *_waiting(seen, stream),
+        *_waiting(seen, figures),
         _lease(seen),
         _mode(seen),
         Finding("kill-switch", "stopped" in seen.kill_switch, seen.kill_switch),
@@ -61,14 +52,22 @@ def examine(client: redis.Redis, names: Names, configured_mode: str, start: str)
     ]  # fmt: skip
 
 
-def _stream(names: Names, stream: _Stream | None) -> Finding:
-    if stream is None:
+def of_durability(durable: Permit, configured_mode: str) -> list[Finding]:
+    """What the server could lose. It is trouble in live mode, where it keeps the daemon in shadow."""
+    return [
+        *(Finding("durability", configured_mode == "live", text) for text in durable.objections),
+        *(Finding("durability", False, text) for text in durable.remarks),
+    ]
+
+
+def _stream(names: Names, figures: Figures | None) -> Finding:
+    if figures is None:
         why = "nothing was written to it yet, or the producers use another name than STREAM_EXECUTION_RESULT"
         return Finding("stream", True, f"{names.executions} does not exist: {why}")
-    return Finding("stream", False, f"{names.executions} holds {stream.length} entries, the last one {stream.last_id}")
+    return Finding("stream", False, f"{names.executions} holds {figures.length} entries, the last one {figures.last}")
 
 
-def _cursor(seen: Overview, stream: _Stream | None, group: dict[str, Any] | None, start: str) -> Finding:
+def _cursor(seen: Overview, figures: Figures | None, group: dict[str, Any] | None, start: str) -> Finding:
     if not seen.cursor:
         if group is not None:
             place = f"behind {group['last-delivered-id'].decode()}, where the group of an older consumer stands"
@@ -76,9 +75,9 @@ def _cursor(seen: Overview, stream: _Stream | None, group: dict[str, Any] | None
             place = "at the oldest entry" if start == "0" else "behind the newest entry"
             place += f" (HARVEST_START={start})"
         return Finding("cursor", False, f"there is no state yet; a first start begins {place}")
-    if stream is not None and _order(stream.last_id) < _order(seen.cursor):
-        text = f"{seen.cursor} lies behind the stream's last id {stream.last_id}: the stream was made anew"
-        return Finding("cursor", True, f"{text}, and the daemon will begin with its oldest entry")
+    if figures is not None and figures.are_of_another_stream(seen.cursor, seen.entries_read):
+        text = f"{seen.cursor} is of another stream: this one, whose last id is {figures.last}, was made anew"
+        return Finding("cursor", True, f"{text}. The daemon reads what of it lies behind the cursor, or all")
     return Finding("cursor", False, f"everything up to {seen.cursor} is in the state")
 
 
@@ -103,8 +102,8 @@ def _group(names: Names, seen: Overview, group: dict[str, Any] | None) -> list[F
     return findings
 
 
-def _waiting(seen: Overview, stream: _Stream | None) -> list[Finding]:
-    if stream is None:
+def _waiting(seen: Overview, figures: Figures | None) -> list[Finding]:
+    if figures is None:
         return []
     findings = []
     if seen.lag is None:
@@ -113,7 +112,7 @@ def _waiting(seen: Overview, stream: _Stream | None) -> list[Finding]:
         findings.append(Finding("lag", True, f"{seen.lag} entries wait, and no daemon leads"))
     else:
         findings.append(Finding("lag", False, f"{seen.lag} entries wait"))
-    if seen.cursor and (missed := stream.removed - seen.entries_read) > 0:
+    if seen.cursor and (missed := figures.missed(seen.cursor, seen.entries_read, ())):
         text = f"{missed} entries were removed before they were read: the daemon will distrust what was open by then"
         findings.append(Finding("gap", True, text))
     return findings
@@ -141,8 +140,3 @@ def _dead_letters(call: Any, names: Names, seen: Overview) -> list[Finding]:
     [(_, fields)] = call.xrevrange(names.rejected, count=1)
     newest = f"{fields[b'id'].decode()}: {fields[b'reason'].decode()}"
     return [Finding("dead letters", False, f"{count} entries could not be used, the newest {newest}")]
-
-
-def _order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)
