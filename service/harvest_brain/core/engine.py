@@ -212,8 +212,12 @@ def decide(state: State, events: Sequence[Event], gate: Gate, policy: Policy) ->
 
 
 def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
-    """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten."""
-    kept = tuple(p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms)
+    """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten.
+
+    They stand in the order of their keys. That of their fills would be lost on a restart, and with it the order in
+    which the same price is judged by each of them.
+    """
+    kept = tuple(sorted((p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms), key=_key_of))
     if market is None or all(p.epoch is None for p in kept):
         return Book(None, kept)
     low, high, trails, silent_since = -INFINITY, INFINITY, False, NEVER_MS
@@ -231,6 +235,10 @@ def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
                 if reservation.state is not ReservationState.UNKNOWN:
                     silent_since = min(silent_since, reservation.heard_ms)
     return Book(market, kept, low, high, trails, silent_since)
+
+
+def _key_of(position: Position) -> Key:
+    return position.key
 
 
 def _next_edge(position: Position, market: Market) -> Decimal:

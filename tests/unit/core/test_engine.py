@@ -54,6 +54,17 @@ def test_a_position_that_opens_and_closes_in_one_batch_leaves_nothing(way: Way) 
     assert world.realized == way.sign * 3
 
 
+def test_positions_of_a_symbol_are_judged_in_the_order_of_their_keys_whatever_was_filled_last(way: Way) -> None:
+    """The order of the fills is not stored, so after a restart the intents of one price would come in another one."""
+    world = World(policy())
+    for account in ("b", "c", "a"):
+        world.open(way, account=account)
+    world.see(world.fill(way.opening, 1, 100, account="a"))
+    assert [p.key.account for p in world.state.positions()] == ["a", "b", "c"]
+    intents = world.price(way.at(1))
+    assert [i.key.account for i in intents if i.action is Action.HARVEST] == ["a", "b", "c"]
+
+
 def test_what_fills_brought_in_is_summed(way: Way) -> None:
     world = World(policy())
     world.open(way, 2)
