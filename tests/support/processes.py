@@ -28,14 +28,14 @@ def start(command: Sequence[str], log: Path, *, env: Mapping[str, str] | None, c
             env=None if env is None else dict(env),
             cwd=cwd,
             # Only async-signal-safe work is done between fork and exec.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
         )
 
 
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     assert _prctl is not None
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

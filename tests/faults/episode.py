@@ -1,0 +1,143 @@
+"""One episode from beginning to end."""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass, field
+
+from tests.faults.chaos import FAULTS, REDIS_TIMEOUT_SEC, Gremlin
+from tests.faults.machine import Feeder, Tally, ViolationError, Watcher, World, check_outcome
+from tests.faults.nursery import Nursery
+from tests.faults.script import GoLive, Script, Size, Switch, write
+from tests.support.waiting import PATIENCE_SEC
+
+LOG_LINES = 40
+
+
+@dataclass(frozen=True)
+class Episode:
+    """What is to be repeated: `seed` and the bounds. `faults` are the names of those that may happen, `rounds` how many
+    of them do; `planted` names a fault of the product that the machine has to find."""
+
+    seed: int
+    size: Size = field(default_factory=Size)
+    rounds: int = 80
+    faults: tuple[str, ...] = FAULTS
+    planted: str = ""
+    container: bool = False
+
+    def command(self) -> str:
+        """The command that repeats it."""
+        words = [f"--seed {self.seed} --symbols {self.size.symbols} --entries {self.size.entries}"]
+        words.append(f"--rounds {self.rounds}")
+        if self.faults != FAULTS:
+            words.append(f"--faults {','.join(self.faults)}")
+        if self.planted:
+            words.append(f"--planted {self.planted}")
+        if self.container:
+            words.append("--container")
+        return f"python -m tests.faults {' '.join(words)}"
+
+
+@dataclass
+class Result:
+    """What came of it: an empty `violation` is what everybody hopes for."""
+
+    episode: Episode
+    tally: Tally = field(default_factory=Tally)
+    violation: str = ""
+    kind: str = ""
+    seconds: float = 0.0
+
+
+def run(episode: Episode, nursery: Nursery) -> Result:
+    """Run it and say what came of it. Raises only what is a fault of the machine itself."""
+    result = Result(episode)
+    began = time.monotonic()
+    script = write(random.Random(f"script {episode.seed}"), episode.size, time.time_ns() // 1_000_000)
+    environ = {**script.environ, "REDIS_TIMEOUT_SEC": str(REDIS_TIMEOUT_SEC)}
+    with World(nursery, environ, planted=episode.planted, container=episode.container) as world:
+        result.tally = world.tally
+        try:
+            _Play(episode, script, world).run()
+        except ViolationError as violation:
+            logs = "\n".join(
+                f"--- daemon {number}, last lines ---\n" + "\n".join(daemon.log().splitlines()[-LOG_LINES:])
+                for number, daemon in enumerate(world.daemons)
+            )
+            result.violation, result.kind = f"{violation}\n{logs}", violation.kind
+    result.seconds = time.monotonic() - began
+    return result
+
+
+class _Play:
+    def __init__(self, episode: Episode, script: Script, world: World) -> None:
+        self._rounds = episode.rounds
+        self._chunk = max(1, episode.size.entries // episode.rounds // 2)
+        self._world = world
+        self._rng = random.Random(f"faults {episode.seed}")
+        self._feeder = Feeder(world, script)
+        self._gremlin = Gremlin(world, self._rng, episode.faults, lambda: self._feeder.push(1))
+        self._watcher = Watcher(world)
+
+    def run(self) -> None:
+        self._feeder.prepare()
+        self._gremlin.heal()
+        while not self._feeder.is_done:
+            self._round()
+            self._watcher.look()
+        self._settle()
+        self._watcher.look()
+        check_outcome(self._world, self._feeder)
+        self._end()
+
+    def _round(self) -> None:
+        control = self._feeder.next_control()
+        if isinstance(control, Switch):
+            if control.abrupt:
+                self._gremlin.at_a_commit(lambda: self._feeder.switch(control))
+            else:
+                self._settle()
+                self._feeder.switch(control)
+        elif isinstance(control, GoLive):
+            self._go_live()
+        count = self._rng.randint(1, 2 * self._chunk)
+        fault = self._gremlin.next_fault()
+        self._feeder.push(count)
+        fault.strike()
+        self._check_alive()
+
+    def _go_live(self) -> None:
+        self._settle()
+        for number, daemon in enumerate(self._world.daemons):
+            self._world.kill_daemon(number)
+            daemon.settings["HARVEST_MODE"] = "live"
+        self._world.expire_lease()
+        self._feeder.live_from = self._feeder.last_id
+        self._gremlin.heal()
+
+    def _settle(self) -> None:
+        """Heal everything and wait until all that was fed is taken in."""
+        self._gremlin.heal()
+        deadline = time.monotonic() + PATIENCE_SEC
+        while True:
+            self._feeder.push(0)
+            if not self._feeder.owes and self._world.served().cursor == self._feeder.last_id:
+                return
+            if time.monotonic() > deadline:
+                raise ViolationError("stuck", f"cursor {self._world.served()}, last entry {self._feeder.last_id}")
+            self._check_alive()
+            time.sleep(0.005)
+
+    def _check_alive(self) -> None:
+        for number, daemon in enumerate(self._world.daemons):
+            if daemon.pid and not daemon.is_running:
+                raise ViolationError("ended", f"daemon {number} ended by itself")
+
+    def _end(self) -> None:
+        """In order: SIGTERM, exit code 0, and the lease is given back."""
+        for daemon in self._world.daemons:
+            daemon.stop()
+        if self._world.leader() is not None:
+            raise ViolationError("lease", "it was not given back")

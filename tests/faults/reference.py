@@ -1,0 +1,110 @@
+"""What must come out: the pure core, run over the same entries one by one, in one process, with nothing to fail.
+
+It is the daemon's opposite: no batches, no Redis, no crash. What it says is compared with what the daemons left in
+Redis, byte for byte: the intents, the dead letters, the state, the fills that are remembered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import NamedTuple
+
+from harvest_brain.config import Settings, load
+from harvest_brain.core.engine import Decision, Gate, State, decide, enter_live, remembered_names
+from harvest_brain.core.events import Malformed
+from harvest_brain.core.intents import Action, Intent
+from harvest_brain.core.numbers import ZERO
+from harvest_brain.core.policy import override_terms
+from harvest_brain.redis.decode import decode
+from harvest_brain.redis.encode import MARKET_PREFIX, intent_entry, market_text, position_text
+
+UNLIMITED = 1_000_000
+
+
+class Published(NamedTuple):
+    """An entry of an output stream, and the intent behind it."""
+
+    stream: str
+    fields: tuple[str, ...]
+    intent: Intent
+
+
+@dataclass
+class Reference:
+    """`overrides` are the operator's terms per symbol, as the hashes in Redis hold them. `now_ms` is the clock of the
+    gate: any time at which all prices that are meant to be fresh are fresh."""
+
+    settings: Settings
+    now_ms: int
+    overrides: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    kill_switch: str | None = "0"
+    state: State = field(default_factory=State)
+    fills: dict[str, str] = field(default_factory=dict)
+    published: list[Published] = field(default_factory=list)
+    rejected: list[Malformed] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    taken: int = 0
+
+    def __post_init__(self) -> None:
+        self.policy = self.settings.policy()
+        self._terms = {
+            symbol: override_terms(self.policy.terms, fields)[0] for symbol, fields in self.overrides.items() if fields
+        }
+
+    def take(self, entry_id: str, fields: list[bytes]) -> Decision:
+        """Take in one entry of the execution stream."""
+        event = decode(entry_id, fields)
+        known = {name: self.fills[name] for name in remembered_names(self.state, [event]) if name in self.fills}
+        gate = Gate(self.now_ms, self.kill_switch, UNLIMITED, known, frozenset(), self._terms)
+        decision = decide(self.state, [event], gate, self.policy)
+        self._adopt(decision)
+        self.taken += 1
+        return decision
+
+    def go_live(self) -> None:
+        """The daemons were stopped in shadow mode and are started in live mode."""
+        self.policy = replace(self.policy, live=True)
+        self._adopt(enter_live(self.state))
+
+    def _adopt(self, decision: Decision) -> None:
+        self.state.adopt(decision)
+        self.fills.update(decision.applied)
+        self.rejected += decision.rejected
+        self.counts.update(decision.counts)
+        for intent in decision.intents:
+            fields = tuple(intent_entry(intent, live=self.policy.live))
+            self.published.append(Published(self._stream(intent), fields, intent))
+
+    def _stream(self, intent: Intent) -> str:
+        if not self.policy.live:
+            return self.settings.stream_harvest_suggestions
+        if intent.action is Action.HARVEST:
+            return self.settings.stream_trade_intent
+        return self.settings.stream_stop_intent
+
+    def state_fields(self) -> dict[str, str]:
+        """The state hash, without the daemon's own `_meta`."""
+        fields = {}
+        for symbol, book in self.state.books.items():
+            if book.market is not None:
+                fields[MARKET_PREFIX + symbol] = market_text(book.market)
+            for position in book.positions:
+                fields[str(position.key)] = position_text(position)
+        return fields
+
+    def harvested(self) -> dict[str, Decimal]:
+        """Per epoch, how much was published to be closed (base asset)."""
+        sums: dict[str, Decimal] = {}
+        for published in self.published:
+            intent = published.intent
+            if intent.action is Action.HARVEST:
+                sums[intent.epoch_id] = sums.get(intent.epoch_id, ZERO) + intent.qty
+        return sums
+
+
+def settings_of(environ: Mapping[str, str]) -> Settings:
+    """What the daemon makes of its environment."""
+    return load(None, environ).settings

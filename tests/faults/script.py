@@ -1,0 +1,378 @@
+"""A random life of a trading account, from a seed, as entries of the execution stream: what the producers write.
+
+The author plays along with the reference while it writes, so that what it writes makes sense: it closes what is open,
+sets prices around the rungs, fills and rejects the orders that were published. And it makes what goes wrong in the
+field: repeats, contradictions, entries nobody can read, prices from yesterday and from tomorrow, ticks out of the blue.
+
+Ids are given by the author, one after the other in the recent past, so that feeding is repeatable (an id that is there
+already is refused) and all that must come out is known to the byte.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import ROUND_HALF_UP, Decimal
+from types import MappingProxyType
+from typing import NamedTuple
+
+from harvest_brain.core.events import Key, PositionSide, Side
+from harvest_brain.core.intents import Action, Intent
+from harvest_brain.core.numbers import plain
+from harvest_brain.core.position import Position
+from tests.faults.reference import Reference, settings_of
+
+TICK = Decimal("0.01")
+STEP = Decimal("0.001")
+HOUR_MS = 3_600_000
+FRESH_SEC = 3600
+SPACING_MS = 40
+STALE_MS = 3 * HOUR_MS
+
+
+class Feed(NamedTuple):
+    """Put an entry on the execution stream."""
+
+    entry_id: str
+    fields: tuple[bytes, ...]
+
+
+class Switch(NamedTuple):
+    """Set the kill-switch. `abrupt`: whatever is on its way; otherwise when nothing is."""
+
+    value: str
+    abrupt: bool
+
+
+class GoLive(NamedTuple):
+    """Stop the daemons, which run in shadow mode, and start them in live mode."""
+
+
+Step = Feed | Switch | GoLive
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of it: the number of symbols, and of entries."""
+
+    symbols: int = 12
+    entries: int = 600
+
+
+@dataclass(frozen=True)
+class Script:
+    """`environ` is the daemons' configuration, without where Redis is; `overrides` the operator's terms per symbol."""
+
+    environ: Mapping[str, str]
+    overrides: Mapping[str, Mapping[str, str]]
+    steps: Sequence[Step]
+    base_ms: int
+
+    @property
+    def entries(self) -> int:
+        return sum(isinstance(step, Feed) for step in self.steps)
+
+
+def write(rng: random.Random, size: Size, now_ms: int) -> Script:
+    """The script that `rng` comes to. Its last entry lies before `now_ms`."""
+    author = _Author(rng, size, now_ms - size.entries * SPACING_MS - 60_000)
+    while author.written < size.entries:
+        author.go_on()
+    return Script(author.environ, author.overrides, author.steps, author.base_ms)
+
+
+def _environ(rng: random.Random) -> dict[str, str]:
+    return {
+        "HARVEST_MODE": rng.choice(["shadow", "live", "live"]),
+        "HARVEST_LADDER": rng.choice(["0.5:0.25,1.0:0.25,1.5:0.25", "0.3:0.2,0.6:0.2,0.9:0.2,1.2:0.2,1.5:0.2", "1:1"]),
+        "HARVEST_MIN_R": "0.3",
+        "HARVEST_REQUIRE_FRESH_SNAPSHOT_SEC": str(FRESH_SEC),
+        "HARVEST_MAX_ACTIONS_PER_MIN": "10000",
+        "HARVEST_DEDUP_TTL_SEC": rng.choice(["1", "900"]),
+        "HARVEST_QTY_STEP": plain(STEP),
+        "HARVEST_PRICE_TICK": plain(TICK),
+        "HARVEST_DUST": rng.choice(["leave", "close_all"]),
+        "HARVEST_MIN_QTY": rng.choice(["0", "0", "0.05"]),
+        "HARVEST_LIVE_ALLOW_FALLBACK_RISK": rng.choice(["true", "false"]),
+        "HARVEST_SPOT": rng.choice(["true", "false", "false"]),
+        "HARVEST_TRAIL_BAR_SEC": "1",
+        "HARVEST_TRAIL_ATR_PERIOD": "3",
+        "HARVEST_TRAIL_START_R": "0.8",
+        "HARVEST_BATCH_SIZE": rng.choice(["1", "3", "10", "100", "2000"]),
+        "HARVEST_LEASE_SEC": rng.choice(["2", "3"]),
+    }
+
+
+@dataclass
+class _Author:
+    rng: random.Random
+    size: Size
+    base_ms: int
+    written: int = 0
+    steps: list[Step] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        rng = self.rng
+        self.environ = _environ(rng)
+        self.symbols = [f"S{number}USDT" for number in range(self.size.symbols)]
+        self.keys = [key for symbol in self.symbols for key in self._keys(symbol)]
+        self.overrides: dict[str, dict[str, str]] = {
+            symbol: rng.choice(_OVERRIDES) for symbol in self.symbols if rng.random() < 0.2
+        }
+        self.nominal = Reference(
+            settings_of(self.environ), self.base_ms + HOUR_MS // 2, self.overrides, kill_switch="0"
+        )
+        self.prices = {symbol: Decimal(rng.randint(2_000, 900_000)) * TICK for symbol in self.symbols}
+        self.orders: list[Intent] = []  # published, and not answered to the end
+        self.repeatable: list[tuple[bytes, ...]] = []
+        self.switched_off = False
+        self.may_go_live = self.environ["HARVEST_MODE"] == "shadow" and rng.random() < 0.5
+        # What is too small and carried depends on the switch; only where nothing is can it be thrown at any moment.
+        self.abrupt = self.environ["HARVEST_MIN_QTY"] == "0" and not any(
+            "min_qty" in o for o in self.overrides.values()
+        )
+
+    def _keys(self, symbol: str) -> list[Key]:
+        """One position for most, both sides or two accounts for some."""
+        kind = self.rng.random()
+        if kind < 0.8:
+            return [Key("", symbol, PositionSide.NET)]
+        if kind < 0.9:
+            return [Key("", symbol, PositionSide.LONG), Key("", symbol, PositionSide.SHORT)]
+        return [Key("one", symbol, PositionSide.NET), Key("two", symbol, PositionSide.NET)]
+
+    def go_on(self) -> None:
+        """Write the next thing that happens."""
+        rng = self.rng
+        chance = rng.random()
+        if chance < (0.1 if self.switched_off else 0.012):
+            self.switch()
+        elif chance < 0.05 and self.may_go_live and self.written > self.size.entries // 3:
+            self.may_go_live = False
+            self.steps.append(GoLive())
+            self.nominal.go_live()
+        elif chance < 0.07:
+            self.feed_raw(_unreadable(rng, rng.choice(self.symbols)))
+        elif chance < 0.09:
+            self.feed(
+                {"status": rng.choice(["skipped_cooldown", "UNHEARD_OF", "NEW", "CANCELED"]), **self.some_symbol()}
+            )
+        elif chance < 0.13 and self.repeatable:
+            self.feed_raw(rng.choice(self.repeatable))
+        elif chance < 0.25 and self.orders:
+            self.answer(rng.choice(self.orders))
+        elif chance < 0.36:
+            self.trade(rng.choice(self.keys))
+        else:
+            self.tick()
+
+    def some_symbol(self) -> dict[str, str]:
+        return {"symbol": self.rng.choice(self.symbols)}
+
+    def switch(self) -> None:
+        self.switched_off = not self.switched_off
+        value = "0"
+        if self.switched_off:
+            value = self.rng.choice(["1", "1", "1", "on", ""])
+        self.steps.append(Switch(value, abrupt=self.switched_off and self.abrupt))
+        self.nominal.kill_switch = value
+
+    # Fills of the trader's own.
+
+    def trade(self, key: Key) -> None:
+        rng = self.rng
+        position = self.position(key)
+        price = self.prices[key.symbol]
+        if position is None or position.qty == 0:
+            self.open(key, price)
+            return
+        held = abs(position.qty)
+        way = Side.BUY if position.qty > 0 else Side.SELL
+        kind = rng.random()
+        if kind < 0.35:
+            self.fill(key, way, self.some_qty(), price)
+        elif kind < 0.7:
+            self.fill(key, way.opposite, max((held * rng.choice([1, 2, 3]) / 4).quantize(STEP), STEP), price)
+        elif kind < 0.9 or key.position_side is not PositionSide.NET:
+            self.fill(key, way.opposite, held, price)
+        else:
+            self.fill(key, way.opposite, held + self.some_qty(), price, self.stop(way.opposite, price))
+
+    def open(self, key: Key, price: Decimal) -> None:
+        rng = self.rng
+        way = {PositionSide.LONG: Side.BUY, PositionSide.SHORT: Side.SELL}.get(
+            key.position_side, rng.choice([Side.BUY, Side.SELL])
+        )
+        stop = self.stop(way, price) if rng.random() < 0.85 else {}
+        parts = rng.choice([1, 1, 1, 2, 3])
+        order = f"o{self.written}"
+        filled = Decimal(0)
+        for part in range(parts):
+            qty = self.some_qty()
+            filled += qty
+            more: dict[str, str] = {"order_id": order, **stop}
+            if parts > 1 and rng.random() < 0.5:
+                more["cum_qty"] = plain(filled)
+            self.fill(key, way, qty, price, more, complete=part == parts - 1)
+
+    def fill(
+        self,
+        key: Key,
+        way: Side,
+        qty: Decimal,
+        price: Decimal,
+        more: Mapping[str, str] = MappingProxyType({}),
+        *,
+        complete: bool = True,
+    ) -> None:
+        rng = self.rng
+        fields = {
+            "symbol": key.symbol,
+            "side": way.value,
+            "qty": plain(qty),
+            "price": plain(price),
+            "status": "FILLED" if complete else rng.choice(["PARTIAL", "partially_filled"]),
+            **more,
+        }
+        if key.account:
+            fields["account"] = key.account
+        if key.position_side is not PositionSide.NET:
+            fields["position_side"] = key.position_side.value
+        if "order_id" not in fields or rng.random() < 0.3:
+            fields["fill_id"] = f"f{self.written}"
+        if rng.random() < 0.3:
+            fields |= {"fee": "0.0002", "fee_asset": rng.choice(["USDT", key.symbol.removesuffix("USDT"), "BNB"])}
+        self.feed(fields)
+        if rng.random() < 0.006:
+            self.feed({**fields, "qty": plain(qty + STEP)})  # the same fill, another content
+
+    def some_qty(self) -> Decimal:
+        return self.rng.randint(1, 4000) * STEP
+
+    def stop(self, way: Side, price: Decimal) -> dict[str, str]:
+        distance = price * Decimal(self.rng.uniform(0.004, 0.03))
+        return {"stop_loss": plain(_to_tick(price - way.sign * distance))}
+
+    # Answers to the orders that were published.
+
+    def answer(self, order: Intent) -> None:
+        rng = self.rng
+        key = order.key
+        kind = rng.random()
+        name = {"client_order_id": order.intent_id} if rng.random() < 0.8 else {"correlation_id": order.intent_id}
+        if kind < 0.15:
+            self.feed({"status": "ACCEPTED", "symbol": key.symbol, "order_id": f"x{order.intent_id}", **name})
+            return
+        held = self.position(key)
+        outlived = held is None or held.epoch is None or held.epoch.epoch_id != order.epoch_id
+        if kind < (0.9 if outlived else 0.3):
+            self.feed({"status": rng.choice(["REJECTED", "EXPIRED"]), "symbol": key.symbol, **name})
+            self.orders.remove(order)
+            return
+        if kind < 0.5 and order.qty > STEP:
+            part = (order.qty / 2).quantize(STEP)
+            self.fill(key, order.side, max(part, STEP), self.prices[key.symbol], name, complete=False)
+            return
+        self.fill(key, order.side, order.qty, self.prices[key.symbol], name)
+        self.orders.remove(order)
+
+    # Prices.
+
+    def tick(self) -> None:
+        rng = self.rng
+        symbol = rng.choice(self.symbols)
+        price = self.prices[symbol]
+        held = self.nominal.state.books.get(symbol)
+        open_ones = [p for p in held.positions if p.epoch is not None] if held is not None else []
+        kind = rng.random()
+        if open_ones and kind < 0.45:
+            price = self.towards_profit(rng.choice(open_ones))
+        elif kind < 0.97:
+            price = _to_tick(price * Decimal(1 + rng.gauss(0, 0.004)))
+        else:
+            price = _to_tick(price * Decimal(rng.choice([0.6, 1.5])))  # a bad tick, if nothing confirms it
+        price = max(price, TICK)
+        fields = {"symbol": symbol, "price": plain(price), "status": "PRICE_UPDATE"}
+        kind = rng.random()
+        if kind < 0.05:
+            fields["timestamp"] = str(self.time_ms() - STALE_MS)
+        elif kind < 0.07:
+            fields["timestamp"] = str(self.time_ms() + HOUR_MS)
+        elif kind < 0.3:
+            fields["timestamp"] = str(self.time_ms() - rng.randint(0, 3000))
+        if rng.random() > 0.1:
+            self.prices[symbol] = price
+        self.feed(fields)
+
+    def towards_profit(self, position: Position) -> Decimal:
+        epoch = position.open_epoch
+        return _to_tick(position.average + epoch.sign * epoch.r_unit * Decimal(self.rng.uniform(-0.3, 1.9)))
+
+    # Writing.
+
+    def position(self, key: Key) -> Position | None:
+        book = self.nominal.state.books.get(key.symbol)
+        return next((p for p in book.positions if p.key == key), None) if book is not None else None
+
+    def time_ms(self) -> int:
+        return self.base_ms + self.written * SPACING_MS
+
+    def feed(self, fields: Mapping[str, str]) -> None:
+        """In one of the shapes that producers use."""
+        shape = self.rng.random()
+        if shape < 0.5:
+            flat: tuple[bytes, ...] = tuple(word.encode() for pair in fields.items() for word in pair)
+        elif shape < 0.6 and "side" in fields:
+            outer = {name: value for name, value in fields.items() if name not in ("symbol", "side")}
+            signal = {"symbol": fields["symbol"], "side": fields["side"]}
+            flat = (b"payload", json.dumps({**outer, "signal": signal}).encode())
+        else:
+            carrier = self.rng.choice([b"payload", b"data", b"json"])
+            flat = (carrier, json.dumps(fields).encode(), b"source", b"trader")
+        self.feed_raw(flat)
+        if fields["status"] != "PRICE_UPDATE":
+            self.repeatable.append(flat)
+
+    def feed_raw(self, fields: tuple[bytes, ...]) -> None:
+        entry_id = f"{self.time_ms()}-{self.rng.choice([0, 0, 0, 7])}"
+        self.steps.append(Feed(entry_id, fields))
+        self.written += 1
+        decision = self.nominal.take(entry_id, list(fields))
+        if self.nominal.policy.live:
+            self.orders += [intent for intent in decision.intents if intent.action is Action.HARVEST]
+
+
+def _to_tick(price: Decimal) -> Decimal:
+    return price.quantize(TICK, ROUND_HALF_UP)
+
+
+_OVERRIDES = (
+    {"min_r": "0.7"},
+    {"ladder": "0.4:0.5,0.8:0.5"},
+    {"qty_step": "0.1", "min_qty": "0.2"},
+    {"trail_atr_mult": "0"},
+    {"ladder": "none", "set_be_at_r": "0.9"},  # a bad value refuses itself alone
+)
+
+
+def _unreadable(rng: random.Random, symbol: str) -> tuple[bytes, ...]:
+    """An entry that can't be used."""
+    return rng.choice(
+        [
+            (b"payload", b"{not json %d" % rng.randint(0, 99)),
+            (b"status", b"FILLED", b"side", b"BUY", b"qty", b"1", b"price", b"%d" % rng.randint(1, 99)),
+            _flat(symbol=symbol, status="FILLED", side="BUY", qty="0", price="0", order_id=f"z{rng.random()}"),
+            _flat(symbol=symbol, status="PRICE_UPDATE", price=rng.choice(["0", "-1", "NaN", "1e400", "ten"])),
+            _flat(symbol=symbol, status="FILLED", side="UP", qty="1", price="1"),
+            (b"symbol", b"\xff\xfe", b"status", b"FILLED", b"noise", rng.randbytes(8)),
+            (b"status", b"FILLED", b"status", b"FILLED"),
+            (b"payload", b"x" * rng.choice([10, 70_000])),
+            (b"a", b"b"),
+        ]
+    )
+
+
+def _flat(**fields: str) -> tuple[bytes, ...]:
+    return tuple(word.encode() for pair in fields.items() for word in pair)
