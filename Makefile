@@ -20,7 +20,7 @@ help: ## this list
 demo: $(VENV)/demo.installed ## the whole loop at work in under a minute; ARGS="--live", ARGS="--trades FILE"
 	@$(BIN)/harvest-brain demo $(ARGS)
 
-test: containers lint deploy-lint unit integration molecule ## everything that continuous integration checks
+test: containers lint deploy-lint unit integration fault-tests molecule ## everything that continuous integration checks
 
 test-deploy: SCENARIO = --all
 test-deploy: deploy-lint molecule ## every deployment scenario; takes its time
@@ -42,6 +42,13 @@ unit: $(VENV)/dev.installed ## the rules, without Redis
 
 integration: $(VENV)/dev.installed containers ## the real daemon against a real Redis
 	$(PYTEST) tests/integration -n $(WORKERS)
+
+.PHONY: fault-tests faults
+fault-tests: $(VENV)/dev.installed ## nothing twice and nothing lost, in some hundred kills and at every point
+	$(PYTEST) tests/faults -n $(WORKERS)
+
+faults: $(VENV)/dev.installed ## the fault machine; ARGS="--seconds 3600 --record FILE", ARGS="--seed N"
+	$(BIN)/python -m tests.faults $(ARGS)
 
 # Without containers it says why it does nothing; with REQUIRE_CONTAINERS=1 that is a failure.
 SCENARIO = --scenario-name default

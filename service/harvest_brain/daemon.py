@@ -139,6 +139,7 @@ class Daemon:
                 store.stay_in_shadow(because)
             self._wait_for_lease(store)
             if self._stop:
+                store.give_back_lease()  # it may have come at the same moment
                 return
             self._load(store)
             self._lead(store)

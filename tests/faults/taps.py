@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -127,12 +128,13 @@ def _last_other(holdings: list[Holding], index: int) -> Holding | None:
 
 
 class Wire:
-    """The tap of one daemon's proxy."""
+    """The tap of one daemon's proxy. `commit_codes` are what its commits were answered with, the newest of them."""
 
     def __init__(self, number: int, log: LeaseLog) -> None:
         self.number = number
         self.trap: Trap | None = None
         self.delay_sec = 0.0
+        self.commit_codes: deque[bytes] = deque(maxlen=100)
         self._log = log
         self._flows = threading.Event()
         self._flows.set()
@@ -150,6 +152,8 @@ class Wire:
 
     def reply(self, command: Command, reply: Value) -> Verdict:
         self._log.reply(self.number, command, reply)
+        if command.name == "COMMIT" and isinstance(reply, list):
+            self.commit_codes.append(cast("bytes", reply[0]))
         return self._pass(At.REPLY, command)
 
     def _pass(self, at: At, command: Command) -> Verdict:
