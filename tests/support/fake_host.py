@@ -245,7 +245,7 @@ class FakeSystemd:
         if does.get("silent"):
             return
         assert self.started is not None
-        beat = self.started if does.get("frozen") else self.clock.time() // 2 * 2
+        beat = self.started + does["frozen"] if "frozen" in does else self.clock.time() // 2 * 2
         self.status_file.parent.mkdir(parents=True, exist_ok=True)
         said = {
             "release": does.get("claims", self.release),

@@ -16,7 +16,8 @@ BAD: dict[str, dict[str, Any]] = {
     "a wrong Redis password": {"waits": "WRONGPASS invalid username-password pair"},
     "another release than the target": {"claims": "0.0.9-0123456789ab"},
     "no status": {"silent": True},
-    "a heartbeat that stands still": {"frozen": True},
+    "a heartbeat that is old": {"frozen": 0},
+    "a heartbeat that stands still, though it looks fresh": {"frozen": 15},
     "neither leader nor standby": {"role": "none"},
 }
 
@@ -163,6 +164,12 @@ def test_the_reason_is_what_the_daemon_says(host: FakeHost) -> None:
     _, answer = host.run("activate", host.release(waits="WRONGPASS invalid username-password pair"))
     assert "not READY within 20 s" in answer["message"]
     assert "WRONGPASS" in answer["message"]
+
+
+def test_a_unit_that_has_failed_for_good_is_not_waited_for(host: FakeHost) -> None:
+    began = host.clock.elapsed
+    assert host.run("activate", host.release(fails=True))[0] == 1
+    assert host.clock.elapsed - began < 1
 
 
 def test_a_failed_release_is_refused_until_it_is_asked_for_on_purpose(host: FakeHost) -> None:
