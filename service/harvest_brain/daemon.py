@@ -29,6 +29,7 @@ from redis.exceptions import (
     RedisError,
     ResponseError,
 )
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, Settings
@@ -381,6 +382,11 @@ _ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
     (OutOfMemoryError, "", "Redis is out of memory and takes no writes; raise maxmemory or free some"),
     (ReadOnlyError, "", "this Redis is a read-only replica"),
     (BusyLoadingError, "", "Redis is loading its data"),
+    (
+        RedisConnectionError,
+        "CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate is not to be trusted; see REDIS_TLS_CA_FILE and the name in REDIS_HOST",
+    ),
     (ResponseError, "MISCONF", "Redis can't persist and takes no writes; look at its disk and its log"),
 )
 

@@ -35,15 +35,22 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
 SMALL_DISK = "/small"
-_IN_CONTAINER = 6379
+_IN_CONTAINER, _TLS_IN_CONTAINER = 6379, 6380
 
 
 class RedisServer(ABC):
     """A Redis on a port of 127.0.0.1 that stays the same for its whole life."""
 
-    def __init__(self, options: Sequence[str] = (), *, password: str = "") -> None:
+    def __init__(self, options: Sequence[str] = (), *, password: str = "", certificates: Path | None = None) -> None:
+        """With `certificates`, a directory with ca.crt, server.crt and server.key, it speaks TLS on `tls_port`."""
         # Live mode is live only where nothing is lost in an orderly restart.
         self.options = [*("--save", "", "--appendonly", "yes"), *options]
+        self.certificates = certificates
+        self.tls_port = 0
+        if certificates is not None:
+            self.options += ["--tls-ca-cert-file", f"{certificates}/ca.crt"]
+            self.options += ["--tls-cert-file", f"{certificates}/server.crt"]
+            self.options += ["--tls-key-file", f"{certificates}/server.key"]
         self.password = password
         if password:
             self.options += ["--requirepass", password]
@@ -126,9 +133,17 @@ class RedisServer(ABC):
 class ContainerServer(RedisServer):
     """Redis in a container of its own, through testcontainers."""
 
-    def __init__(self, options: Sequence[str] = (), *, password: str = "", small_disk: str = "") -> None:
+    def __init__(
+        self,
+        options: Sequence[str] = (),
+        *,
+        password: str = "",
+        certificates: Path | None = None,
+        small_disk: str = "",
+    ) -> None:
         """`small_disk`, such as 2m, keeps its data at SMALL_DISK in so much space; by default it has the engine's."""
-        super().__init__([*options, *(("--dir", SMALL_DISK) if small_disk else ())], password=password)
+        options = [*options, *(("--dir", SMALL_DISK) if small_disk else ())]
+        super().__init__(options, password=password, certificates=certificates)
         self._small_disk = small_disk
         self._container: RedisContainer | None = None
 
@@ -156,7 +171,12 @@ class ContainerServer(RedisServer):
             # A port of our own choice survives a restart, and nobody else can reach it. The declared type knows no
             # address, the engine does.
             container.ports = {f"{_IN_CONTAINER}/tcp": (HOST, self.port)}  # type: ignore[dict-item]
-            container.with_command(["redis-server", *self.options])
+            if self.certificates is not None:
+                self.tls_port = processes.free_port()
+                container.ports[f"{_TLS_IN_CONTAINER}/tcp"] = (HOST, self.tls_port)  # type: ignore[assignment]
+                container.with_volume_mapping(self.certificates, str(self.certificates), "ro")
+            tls = ["--tls-port", str(_TLS_IN_CONTAINER)] if self.certificates is not None else []
+            container.with_command(["redis-server", *self.options, *tls])
             container.with_kwargs(cap_add=["NET_ADMIN"])
             if self._small_disk:
                 container.with_tmpfs_mount(SMALL_DISK, f"size={self._small_disk},mode=777")
@@ -196,8 +216,15 @@ class ContainerServer(RedisServer):
 class ProcessServer(RedisServer):
     """Redis (or Valkey) as a process. `program` defaults to the one that `make demo` would take."""
 
-    def __init__(self, options: Sequence[str] = (), *, password: str = "", program: str = "") -> None:
-        super().__init__(options, password=password)
+    def __init__(
+        self,
+        options: Sequence[str] = (),
+        *,
+        password: str = "",
+        certificates: Path | None = None,
+        program: str = "",
+    ) -> None:
+        super().__init__(options, password=password, certificates=certificates)
         self._program = program or server_program()[0]
         self.directory = Path(tempfile.mkdtemp(prefix="harvest-brain-test-"))
         self._log = self.directory / "redis.log"
@@ -214,6 +241,9 @@ class ProcessServer(RedisServer):
             if first:
                 self.port = processes.free_port()
             address = ["--port", str(self.port), "--bind", HOST, "--dir", str(self.directory)]
+            if self.certificates is not None:
+                self.tls_port = self.tls_port or processes.free_port()
+                address += ["--tls-port", str(self.tls_port)]
             self._process = processes.start(
                 [self._program, *address, *self.options], self._log, env=None, cwd=self.directory
             )
@@ -255,12 +285,12 @@ class ProcessServer(RedisServer):
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def redis_server(options: Sequence[str] = (), *, password: str = "") -> RedisServer:
+def redis_server(options: Sequence[str] = (), *, password: str = "", certificates: Path | None = None) -> RedisServer:
     """A server that is not started yet: in a container where one can run, else a process."""
     if reason := engine.why_no_containers():
         assert not engine.containers_required(), f"REQUIRE_CONTAINERS=1, but {reason}"
-        return ProcessServer(options, password=password)
-    return ContainerServer(options, password=password)
+        return ProcessServer(options, password=password, certificates=certificates)
+    return ContainerServer(options, password=password, certificates=certificates)
 
 
 # What the fixture `start_server` gives: options in, a server out that answers.

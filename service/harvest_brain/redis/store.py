@@ -43,7 +43,7 @@ from harvest_brain.redis.figures import Figures, parse_id
 from harvest_brain.redis.names import Bounds, Names
 from harvest_brain.redis.transport import Argument, Command, Transport
 
-OLDEST_REDIS = (7, 0)
+OLDEST_REDIS, OLDEST_REDIS_WITH_WAITAOF = (7, 0), (7, 2)
 MINUTE_MS = 60_000
 _FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
 
@@ -204,8 +204,11 @@ class Store:
         """
         server = _info(self._call("INFO", "server"))
         version = server.get("valkey_version") or server["redis_version"]
-        if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS:
+        numbers = tuple(int(part) for part in version.split(".")[:2])
+        if numbers < OLDEST_REDIS:
             raise UnusableError(f"Redis {version} is too old; HarvestBrain needs Redis 7.0 or newer, or Valkey")
+        if numbers < OLDEST_REDIS_WITH_WAITAOF and self._bounds.wait_aof:
+            raise UnusableError(f"Redis {version} is too old; HARVEST_WAIT_AOF needs Redis 7.2 or newer, or Valkey")
         names = self._names
         types = {names.lease: b"string", names.state: b"hash", names.rate: b"list", names.executions: b"stream"}
         types |= dict.fromkeys((names.market, *self._aside), b"stream")
