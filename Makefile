@@ -88,7 +88,8 @@ fuzz: $(EXTRAS)/installed ## arbitrary entries, guided by coverage, for SECONDS=
 	$(EXTRAS)/bin/python -m tests.fuzz.decode_fuzz -max_total_time=$(SECONDS) -max_len=2048 -len_control=0 \
 		-dict=tests/fuzz/words.dict -artifact_prefix=.fuzz/ .fuzz/found tests/fuzz/corpus
 
-docs: $(VENV)/dev.installed ## write what is made from the table of settings: the env example and the README's table
+docs: $(VENV)/dev.installed ## write what is made: the env example, the README's settings, the table of incidents
+	$(BIN)/python -m tests.incidents >docs/incidents.md
 	$(BIN)/harvest-brain env-template >harvest-brain.env.example
 	$(BIN)/harvest-brain settings-table >README.table
 	sed -e '/<!-- settings -->/r README.table' -e '/<!-- settings -->/,/<!-- \/settings -->/{//!d;}' README.md >README.new
