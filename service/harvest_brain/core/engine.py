@@ -526,9 +526,10 @@ class _Batch:
         quiet = book.quiet_above < price < book.quiet_below
         silent = time_ms - book.silent_since > self.policy.pending_ms
         if quiet and not silent and not (book.trails and market.bar != before.bar):
-            self._no_longer_waits(*(p.key for p in book.positions))
-            above, below, trails, since = book.quiet_above, book.quiet_below, book.trails, book.silent_since
-            self.books[event.symbol] = Book(market, book.positions, above, below, trails, since)
+            if self.waiting:
+                self._no_longer_waits(*(p.key for p in book.positions))
+            _, held, above, below, trails, since = book
+            self.books[event.symbol] = Book(market, held, above, below, trails, since)
             return
         positions = [self._timed_out(p, time_ms) for p in book.positions] if silent else book.positions
         refusal = self._refusal(event) or ("suspect" if any(p.suspect for p in book.positions) else "")
@@ -604,8 +605,7 @@ class _Batch:
         return allowed
 
     def _no_longer_waits(self, *keys: Key) -> None:
-        if self.waiting:
-            self.waiting = [w for w in self.waiting if w.key not in keys]
+        self.waiting = [w for w in self.waiting if w.key not in keys]
 
 
 _HANDLERS: Mapping[type, Callable[[_Batch, Any], None]] = {

@@ -140,7 +140,7 @@ def test_i3_with_all_gates_open_no_rung_that_a_fresh_price_has_reached_stays_arm
         if book is None or any(position.suspect for position in book.positions):
             continue
         for position in book.positions:
-            if position.why_not_harvested:
+            if position.epoch is None or position.why_not_harvested:
                 continue
             epoch = position.open_epoch
             for rung, state in zip(epoch.terms.ladder, epoch.rungs, strict=True):
