@@ -26,7 +26,19 @@ from harvest_brain.ops.proof import FAIL, PASS, UNKNOWN
 OPENING = fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450", order_id="A1")
 PRICE = tick("ETHUSDT", "2526")
 READING = {
-    *("ping", "select", "auth", "hello", "client|setname", "client|setinfo", "multi", "exec", "info", "config|get"),
+    *(
+        "ping",
+        "time",
+        "select",
+        "auth",
+        "hello",
+        "client|setname",
+        "client|setinfo",
+        "multi",
+        "exec",
+        "info",
+        "config|get",
+    ),
     *("get", "hget", "hgetall", "hlen", "exists", "type", "ttl", "pttl", "scan"),
     *("xlen", "xinfo|stream", "xinfo|groups", "xrevrange"),
 }
@@ -268,7 +280,7 @@ def error_in_the_json_log(_: Any, daemon: DaemonProcess) -> dict[str, str]:
     [
         ("config", unknown_setting, "HARVEST_LADER"),
         ("heartbeat", no_status, "no daemon runs here"),
-        ("heartbeat", old_status, "no sign of life for 60 s"),
+        ("heartbeat", old_status, "no sign of life for 6"),
         ("heartbeat", waiting_daemon, "waiting for Redis: gone"),
         ("mode", other_mode, "shadow is in force, and the settings say live"),
         ("mode", said_otherwise, "the daemon says live, and the state was written in shadow"),
@@ -317,7 +329,7 @@ def test_an_absent_switch_fails_in_live_mode_where_it_stops_and_passes_in_shadow
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("persistence", (), "appendonly is off"),
+        ("persistence", ("--appendonly", "no"), "appendonly is off"),
         ("eviction", (*DURABLE, "--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"), "evicts the state"),
         ("memory", (*DURABLE, "--maxmemory-policy", "noeviction"), "MB used"),
     ],
@@ -427,11 +439,11 @@ def test_a_drill_that_is_killed_leaves_keys_that_end_and_no_daemon(server: Redis
     process = subprocess.Popen(
         [sys.executable, "-m", "harvest_brain", "proof", "--json", "--drill"], env=settings, stdout=subprocess.DEVNULL
     )
-    found = wait_until(lambda: [*redis.scan_iter("quantum:drill:*:harvest:lease")], what="the drill's daemon")
+    found = wait_until(lambda: [*redis.scan_iter("quantum:harvest:drill:*:harvest:lease")], what="the drill's daemon")
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_until(lambda: not redis.exists(found[0]), what="the end of the drill's daemon and its lease")
-    left = [*redis.scan_iter("quantum:drill:*")]
+    left = [*redis.scan_iter("quantum:harvest:drill:*")]
     assert left
     drilled(server.settings())
     assert {key: redis.ttl(key) for key in left if not 0 < redis.ttl(key) <= 600} == {}

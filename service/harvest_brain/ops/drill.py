@@ -1,8 +1,8 @@
 """The drill: the real daemon and the real Redis, end to end, in a namespace of its own.
 
 A fill, a price at 0.52 R, the suggestion; the same price again, no second one; the switch on, nothing; the switch off,
-the rung that is due. Every key lies below `<namespace>:drill:<random>`, gets an end of its own as soon as it is there,
-and is removed afterwards, so production keys are never touched and nothing stays, even when the drill is killed.
+the rung that is due. Every key lies below `<namespace>:harvest:drill:<random>`, gets an end of its own as soon as it is
+there, and is removed afterwards, so production keys are never touched and nothing stays, even when the drill is killed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Step(NamedTuple):
 
 def drill(loaded: Loaded) -> list[Step]:
     """Run it. Steps after one that did not pass are left out."""
-    stage = _Stage(loaded, f"{loaded.settings.namespace}:drill:{secrets.token_hex(4)}")
+    stage = _Stage(loaded, f"{loaded.settings.namespace}:harvest:drill:{secrets.token_hex(4)}")
     steps: list[Step] = []
     try:
         for step in stage.play():
@@ -186,9 +186,9 @@ class _Stage:
         yield from self.client.scan_iter(match=pattern, count=1_000)
 
     def end_all(self) -> None:
-        """Give every key of the drill an end, and those of an earlier one that was killed before it could."""
+        """Give every key of the drill an end soon, and those of an earlier one that was killed before it could."""
         for key in self.keys(f"{self.namespace.rpartition(':')[0]}:*"):
-            self.call("EXPIRE", key, TTL_SEC, "NX")
+            self.call("EXPIRE", key, TTL_SEC, "LT")
 
     def clear(self) -> list[Step]:
         """Nothing stays. A step only where that failed."""

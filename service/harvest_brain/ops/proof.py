@@ -13,7 +13,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,13 +24,15 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, load
-from harvest_brain.daemon import explain, names_of
+from harvest_brain.daemon import bounds_of, explain, names_of
 from harvest_brain.ops.doctor import Finding, examine
 from harvest_brain.ops.drill import drill
-from harvest_brain.redis.client import connect
+from harvest_brain.permit import durability
+from harvest_brain.redis.client import connect, make_connection
 from harvest_brain.redis.encode import META_FIELD, Meta, parse_meta
 from harvest_brain.redis.names import Names
-from harvest_brain.redis.store import OLDEST_REDIS, UnusableError
+from harvest_brain.redis.store import OLDEST_REDIS, Store, UnusableError
+from harvest_brain.redis.transport import RedisTransport
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "can't tell"
 EXIT_CODES = {PASS: 0, FAIL: 1, UNKNOWN: 3}
@@ -100,20 +102,11 @@ class Scene:
 
     @cached_property
     def facts(self) -> dict[str, str]:
-        """What the server says of its memory and persistence. INFO is readable where CONFIG is not, and says less."""
-        facts: dict[str, str] = {}
-        with suppress(ResponseError):
-            info = _info(self.call("INFO", "persistence"))
-            facts["appendonly"] = "yes" if info.get("aof_enabled") == 1 else "no"
-        with suppress(ResponseError):
-            info = _info(self.call("INFO", "memory"))
-            facts |= {
-                name: str(info[name]) for name in ("used_memory", "maxmemory", "maxmemory_policy") if name in info
-            }
-        with suppress(ResponseError):
-            shown: Any = self.client.config_get("append*")
-            facts |= {_text(name): _text(value) for name, value in shown.items()}
-        return facts
+        """What the server says of its persistence and of eviction; what it doesn't show is missing."""
+        settings = self.loaded.settings
+        with closing(RedisTransport(make_connection(settings.endpoint()))) as transport:
+            store = Store(transport, self.names, bounds_of(settings), settings.policy(), token="", config="")
+            return store.server_facts()
 
 
 def prove(env_file: Path | None, environ: Mapping[str, str], *, with_drill: bool) -> list[Check]:
@@ -173,26 +166,25 @@ def _persistence(scene: Scene) -> Seen:
     facts = scene.facts
     if "appendonly" not in facts:
         raise CannotTell("the server shows neither CONFIG GET nor INFO persistence")
-    if facts["appendonly"] != "yes":
-        return FAIL, "appendonly is off: a power cut loses the state", facts
-    return PASS, f"appendonly, fsync {facts.get('appendfsync', 'unknown')}", facts
+    found = durability(facts)
+    objection = next((text for text in found.objections if text.startswith("appendonly")), "")
+    return FAIL if objection else PASS, objection or found.remarks[0], facts
 
 
 def _eviction(scene: Scene) -> Seen:
     facts = scene.facts
-    if "maxmemory_policy" not in facts:
-        raise CannotTell("the server does not show INFO memory")
-    policy, limited = facts["maxmemory_policy"], facts.get("maxmemory", "0") != "0"
-    if policy == "noeviction" or not limited:
-        return PASS, f"{policy}, maxmemory {facts.get('maxmemory')}: nothing is evicted", facts
-    return FAIL, f"maxmemory-policy is {policy}: a full memory evicts the state", facts
+    if "maxmemory" not in facts or "maxmemory-policy" not in facts:
+        raise CannotTell("the server shows neither CONFIG GET nor INFO memory")
+    objection = next((text for text in durability(facts).objections if text.startswith("maxmemory-policy")), "")
+    line = f"nothing is evicted: {facts['maxmemory-policy']}, maxmemory {facts['maxmemory']}"
+    return FAIL if objection else PASS, objection or line, facts
 
 
 def _memory(scene: Scene) -> Seen:
-    facts = scene.facts
-    if "used_memory" not in facts:
-        raise CannotTell("the server does not show INFO memory")
-    used, limit = int(facts["used_memory"]), int(facts.get("maxmemory", "0"))
+    info = _info(scene.call("INFO", "memory"))
+    if "used_memory" not in info:
+        raise CannotTell("the server does not show its memory")
+    used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
     evidence = {"used": used, "maxmemory": limit, "state_fields": int(scene.call("HLEN", scene.names.state))}
     if not limit:
         return PASS, f"{used / 1e6:.1f} MB used, no limit set", evidence
