@@ -186,12 +186,11 @@ def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: b
         return Folded(_grown(position, fill, identity, delta, fees, terms), ZERO)
     if abs(delta) < abs(held):
         return _reduced(position, fill, delta, fees)
-    share = abs(held) / abs(delta)
-    closed = _reduced(position, fill, -held, fees * share)
     after = Position(position.key, suspect=position.suspect)
     if abs(delta) > abs(held):
-        after = _grown(after, fill, identity, delta + held, fees * (1 - share), terms)
-    return Folded(after, closed.realized)
+        rest = delta + held
+        after = _grown(after, fill, identity, rest, fees * rest / delta, terms)
+    return Folded(after, position.gain(fill.price) * abs(held))
 
 
 def _split_fee(fill: Fill) -> tuple[Decimal, Decimal]:
@@ -260,7 +259,7 @@ def _same_order(opening: OrderRef, order: OrderRef) -> bool:
 
 
 def _reduced(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Folded:
-    """`delta` takes from the position at most what it holds."""
+    """`delta` takes less from the position than it holds."""
     epoch = position.open_epoch
     realized = position.gain(fill.price) * abs(delta)
     epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees, opening_order=OrderRef())
@@ -350,5 +349,5 @@ def capped(reservations: tuple[Reservation, ...], left: Decimal) -> tuple[Reserv
         cut = min(max(excess, ZERO), reservation.remaining)
         excess -= cut
         if cut < reservation.remaining:
-            kept.append(replace(reservation, remaining=reservation.remaining - cut) if cut else reservation)
+            kept.append(replace(reservation, remaining=reservation.remaining - cut))
     return tuple(kept)

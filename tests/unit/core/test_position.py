@@ -20,6 +20,7 @@ from harvest_brain.core.position import (
     fold,
     settle_fill,
     settle_update,
+    time_out,
 )
 
 D = Decimal
@@ -134,6 +135,7 @@ def test_fees_in_the_base_asset_are_valued_at_the_price_and_reduce_the_quantity_
     paid = fill(Side.BUY, 1, 100, fee="0.001", fee_asset="eth")
     derivative = after(paid)
     assert (derivative.qty, derivative.open_epoch.fees, derivative.open_epoch.peak) == (D(1), D("0.1"), D(1))
+    assert fold(Position(NET), paid, "x", terms()).position.qty == 1, "which markets are unless it is said"
     spot = after(paid, spot=True)
     assert (spot.qty, spot.open_epoch.fees, spot.open_epoch.peak) == (D("0.999"), D("0.1"), D("0.999"))
     sold = after(paid, fill(Side.SELL, "0.5", 100, fee="0.001", fee_asset="ETH"), spot=True)
@@ -340,11 +342,11 @@ def test_a_level_is_reached_exactly_at_its_price(way: Way) -> None:
 
 def test_money_r_counts_the_whole_epoch_against_its_peak(way: Way) -> None:
     position = after(
-        opened(way, 2),
+        opened(way, 4),
         fill(way.closing, 1, way.at(3), fee=1),  # realises 3
     )
-    # (3 realised + 4 unrealised - 1 fees) / (2 risk per unit * 2 at the peak)
-    assert position.money_r(way.at(4)) == D("1.5")
+    # (3 realised + 3 * 4 unrealised - 1 fees) / (2 risk per unit * 4 at the peak)
+    assert position.money_r(way.at(4)) == D("1.75")
 
 
 def test_a_flat_position_has_no_epoch_to_ask() -> None:
@@ -435,6 +437,13 @@ def test_a_complete_order_of_somebody_else_leaves_the_rest_reserved() -> None:
     assert left(epoch) == [("hb-e-r1", D("0.2"), "partial")]
 
 
+def test_the_fill_of_a_harvest_that_was_given_up_is_not_owed_any_more_and_resizes_the_stop() -> None:
+    epoch, by_harvest = settle_fill(reserved("0.3", "0.3"), harvested("0.2", OrderRef("", "hb-e-r9")), D("0.5"))
+    assert by_harvest
+    assert epoch.issued == D("1.2")
+    assert left(epoch) == [("hb-e-r1", D("0.2"), "published"), ("hb-e-r2", D("0.3"), "published")]
+
+
 def test_without_reservations_a_fill_is_no_harvest() -> None:
     epoch = reserved()
     assert settle_fill(epoch, harvested("0.1", OrderRef()), PLENTY) == (epoch, False)
@@ -448,6 +457,12 @@ def test_what_is_outstanding_never_exceeds_what_is_left() -> None:
     assert left(epoch) == [("hb-e-r2", D("0.15"), "partial")]
     epoch, _ = settle_fill(reserved("0.3", "0.3"), harvested("0.3", OrderRef("Z")), D("0.3"))
     assert left(epoch) == [("hb-e-r2", D("0.3"), "published")]
+
+
+def test_what_is_not_silent_for_too_long_is_left_as_it_is() -> None:
+    epoch = reserved("0.3", "0.2")
+    assert time_out(epoch, 5 + 60, 60) is epoch
+    assert [state for _, _, state in left(time_out(epoch, 5 + 61, 60))] == ["unknown", "unknown"]
 
 
 def test_an_acknowledgement_is_noted() -> None:
