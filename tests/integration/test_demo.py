@@ -105,7 +105,7 @@ def test_without_a_terminal_and_without_a_redis_on_path_it_prints_lines_and_uses
         "ETHUSDT MOVE_SL_BREAKEVEN",
         "SOLUSDT stop hit",
         "harvest-brain kill --reason",
-        "harvest-brain arm: the kill-switch is lifted",
+        "harvest-brain arm lifts the kill-switch",
         "Shadow: nothing was filled.",
         "Picture: picture.svg",
     ):

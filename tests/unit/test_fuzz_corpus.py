@@ -6,10 +6,20 @@ from pathlib import Path
 
 import pytest
 from tests.fuzz.decode_fuzz import fields_of
-from tests.fuzz.invariants import check_entry
+from tests.fuzz.invariants import ENTRY_ID, POLICIES, RESERVED, _with_position, check_entry
 
-from harvest_brain.core.events import Fill, Malformed, OrderUpdate, Passed, Price
-from harvest_brain.redis.decode import _KNOWN_NAMES
+from harvest_brain.core.events import (
+    Clear,
+    Fill,
+    Malformed,
+    OrderUpdate,
+    Passed,
+    PnlSnapshot,
+    Price,
+    Release,
+    Snapshot,
+)
+from harvest_brain.redis.decode import _KNOWN_NAMES, decode_control, decode_market, decode_pnl, decode_snapshot
 
 FUZZ = Path(__file__).parents[1] / "fuzz"
 CORPUS = sorted((FUZZ / "corpus").iterdir())
@@ -22,7 +32,16 @@ KINDS = {
     "cancelled": OrderUpdate,
     "ack": OrderUpdate,
     "skipped": Passed,
-    "tick": Malformed,  # on the execution stream; there it has no status
+    # On the execution stream these have no status; each is read by the decoder of its own stream.
+    **dict.fromkeys(("tick", "snapshot", "flat", "pnl", "release", "clear"), Malformed),
+}
+ASIDE = {
+    "flat-tick": (decode_market, Price),
+    "aside-snapshot": (decode_snapshot, Snapshot),
+    "aside-flat": (decode_snapshot, Snapshot),
+    "aside-pnl": (decode_pnl, PnlSnapshot),
+    "aside-release": (decode_control, Release),
+    "aside-clear": (decode_control, Clear),
 }
 
 
@@ -31,6 +50,22 @@ def test_a_seed_holds_and_becomes_what_its_name_says(path: Path) -> None:
     event = check_entry(fields_of(path.read_bytes()))
     kind = Malformed if path.name.startswith("bad-") else KINDS[path.name.rpartition("-")[2]]
     assert isinstance(event, kind), event
+
+
+@pytest.mark.parametrize("name", ASIDE)
+def test_a_seed_of_another_stream_is_read_there(name: str) -> None:
+    read, kind = ASIDE[name]
+    assert isinstance(read(ENTRY_ID, fields_of((FUZZ / "corpus" / name).read_bytes())), kind)
+
+
+def test_the_position_of_the_fuzzing_has_the_harvest_that_its_words_name_on_its_way() -> None:
+    reserved = [
+        [reservation.intent_id for position in _with_position(policy).positions() if position.epoch
+         for reservation in position.epoch.reservations]
+        for policy in POLICIES
+    ]  # fmt: skip
+    assert reserved == [[RESERVED] if policy.live else [] for policy in POLICIES]
+    assert f'"{RESERVED}"' in (FUZZ / "words.dict").read_text()
 
 
 def test_the_fuzzer_knows_every_name_that_the_decoder_looks_for() -> None:

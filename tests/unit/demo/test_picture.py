@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -96,6 +97,18 @@ def test_a_stop_that_was_hit_is_red_and_a_close_is_ink() -> None:
     streams.price(3.0, "ETHUSDT", price_at("long", "-1.1"))
     picture = drawn(ledger_of(streams))
     assert len(shapes(picture, "rect", width="8", fill=STOP)) == 2  # and the legend's
+
+
+@both_sides
+def test_labels_of_harvests_close_together_stand_above_one_another(side: str) -> None:
+    streams = shadow_run(side)
+    for index in range(2, 5):
+        harvest(streams, side, at=3.0 + index / 10, correlation_id=f"hb-1-r{index}")
+    picture = drawn(ledger_of(streams, plan(side)))
+    labels = {e.get("y") or "" for e in shapes(picture, "text") if e.text == "0.25 at 0.50 R"}
+    heights = sorted(map(float, labels))
+    assert len(heights) == 4
+    assert all(below - above >= 15 for above, below in pairwise(heights))
 
 
 def test_words_are_escaped() -> None:

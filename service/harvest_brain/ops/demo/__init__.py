@@ -25,7 +25,7 @@ from harvest_brain.ops.demo.processes import NAMESPACE, STATE_KEY, Stage, StageE
 from harvest_brain.ops.demo.screen import Scene, Screen
 from harvest_brain.ops.demo.summary import Summary, heading, summarise, told
 
-KILL_AT, ARM_AT = 0.45, 0.57  # shares of the run
+KILL_AT, ARM_AT = 0.40, 0.57  # shares of the run: the long crosses 1 R between them
 KILL_REASON = "the demo's operator wants to look first"
 SHORTEST, LONGEST = 12, 52  # seconds
 FRAME_MS = 100
@@ -58,10 +58,12 @@ class Operator(threading.Thread):
             if self.halt.wait(max(ARM_AT * self._seconds - on, 0)):
                 return
             self.span = since, self._ledger.last_output(db)
-            self.band = round(on, 1), round(time.monotonic() - started, 1)
+            off = time.monotonic() - started
+            self.band = round(on, 1), round(off, 1)
+            # Said before it is done: what is due comes at once, before the command has ended.
+            self._note(off, "harvest-brain arm lifts the kill-switch")
             self._stage.command("arm")
             self.switch = ""
-            self._note(time.monotonic() - started, "harvest-brain arm: the kill-switch is lifted")
         except Exception as error:  # noqa: BLE001  # told by the main thread, which ends the demo
             self.error = error
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from html import escape
 
-from harvest_brain.ops.demo.ledger import Epoch, Exit, Ledger, number
+from harvest_brain.ops.demo.ledger import Epoch, Exit, Harvest, Ledger, number
 from harvest_brain.ops.demo.screen import RUNGS
 
 WIDTH, LEFT, RIGHT, TOP = 1200, 92, 64, 132
@@ -17,6 +17,7 @@ INK, FAINT, PRICE, LONG, SHORT, STOP, HARVEST, BAND = (
     *("#1f2933", "#d5dbe1", "#52606d", "#1d70b8", "#8e44ad", "#c0392b", "#138a4b", "#f6d365"),
 )
 MARKS = {"stop": STOP, "close": INK}
+LABEL = 100, 15  # width and height of what stands at a harvest
 
 
 @dataclass(frozen=True)
@@ -179,11 +180,6 @@ def _sizes(epoch: Epoch, exits: list[Exit], frame: Frame, base: float) -> Iterat
 
 def _marks(epoch: Epoch, exits: list[Exit], frame: Frame, live: bool) -> Iterator[str]:
     told = [harvest for harvest in epoch.harvests if live or harvest.at <= exits[-1].at]
-    for harvest in told:
-        # On the side that the price is heading for: above a long's harvest, below a short's.
-        y = frame.y(harvest.price) + (-12 if epoch.sign > 0 else 22)
-        text = f"{number(harvest.qty)} at {harvest.r:.2f} R"
-        yield _text(frame.x(harvest.at), y, text, anchor="middle", fill=HARVEST, weight="bold", halo=True)
     yield _triangle(frame.x(epoch.opened), frame.y(epoch.entry), up=epoch.sign > 0)
     for harvest in told:
         if harvest.state == "rejected":
@@ -194,6 +190,21 @@ def _marks(epoch: Epoch, exits: list[Exit], frame: Frame, live: bool) -> Iterato
             yield _harvest_mark(x, y, live, rejected=False)
         else:
             yield f'<rect x="{x - 4:.1f}" y="{y - 4:.1f}" width="8" height="8" fill="{MARKS[exit_.kind]}"/>'
+    yield from _labels(epoch, told, frame)
+
+
+def _labels(epoch: Epoch, harvests: list[Harvest], frame: Frame) -> Iterator[str]:
+    """What each harvest was, on the side that the price is heading for: above a long's, below a short's, and never on
+    another label."""
+    first, next_line = (-12, -LABEL[1]) if epoch.sign > 0 else (22, LABEL[1])
+    placed: list[tuple[float, float]] = []
+    for harvest in harvests:
+        x, y = frame.x(harvest.at), frame.y(harvest.price) + first
+        while any(abs(x - other[0]) < LABEL[0] and abs(y - other[1]) < LABEL[1] for other in placed):
+            y += next_line
+        placed.append((x, y))
+        text = f"{number(harvest.qty)} at {harvest.r:.2f} R"
+        yield _text(x, y, text, anchor="middle", fill=HARVEST, weight="bold", halo=True)
 
 
 def _harvest_mark(x: float, y: float, live: bool, rejected: bool) -> str:
