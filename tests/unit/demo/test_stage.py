@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -207,6 +208,14 @@ def test_bad_input_exits_2_before_anything_is_started(
     code, out, err = run(capsys, *words)
     assert (code, out) == (2, "")
     assert expected in err
+
+
+def test_the_documentation_names_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "--help")
+    document = (Path(__file__).parents[3] / "docs" / "demo.md").read_text()
+    options = set(re.findall(r"--[a-z]+", out)) - {"--help"}
+    assert {"--live", "--json", "--trades"} < options
+    assert [option for option in options if f"| `{option}" not in document] == []
 
 
 def test_a_stage_that_cannot_be_set_exits_1_with_the_reason(
