@@ -34,12 +34,10 @@ READING = {
         "hello",
         "client|setname",
         "client|setinfo",
-        "multi",
-        "exec",
         "info",
         "config|get",
     ),
-    *("get", "hget", "hgetall", "hlen", "exists", "type", "ttl", "pttl", "scan"),
+    *("get", "hget", "hgetall", "exists", "type", "ttl", "pttl", "scan"),
     *("xlen", "xinfo|stream", "xinfo|groups", "xrevrange"),
 }
 

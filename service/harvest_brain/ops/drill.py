@@ -133,7 +133,8 @@ class _Stage:
 
     def add(self, **fields: str) -> str:
         """An entry on the drill's execution stream, which never lacks an end."""
-        with self.client.pipeline(transaction=True) as pipeline:
+        # Both in one write, so no death of this process can come between them.
+        with self.client.pipeline(transaction=False) as pipeline:
             pipeline.xadd(self.executions, {"symbol": SYMBOL, **fields})
             pipeline.expire(self.executions, TTL_SEC)
             entry_id: bytes = pipeline.execute()[0]

@@ -185,7 +185,7 @@ def _memory(scene: Scene) -> Seen:
     if "used_memory" not in info:
         raise CannotTell("the server does not show its memory")
     used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
-    evidence = {"used": used, "maxmemory": limit, "state_fields": int(scene.call("HLEN", scene.names.state))}
+    evidence = {"used": used, "maxmemory": limit}
     if not limit:
         return PASS, f"{used / 1e6:.1f} MB used, no limit set", evidence
     share = used / limit
