@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench oracle mutation fuzz docs lock help clean
+.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench soak oracle mutation fuzz docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -95,6 +95,9 @@ docs: $(VENV)/dev.installed ## write what is made: the env example, the README's
 	sed -e '/<!-- settings -->/r README.table' -e '/<!-- settings -->/,/<!-- \/settings -->/{//!d;}' README.md >README.new
 	mv README.new README.md
 	rm README.table
+
+soak: $(VENV)/dev.installed ## an hour under load: does memory stay flat? ARGS="--seconds 600"
+	$(BIN)/python -m tests.bench.soak $(ARGS)
 
 lock: ## pin the dependencies anew, from pyproject.toml (needs uv)
 	requirements/lock.sh

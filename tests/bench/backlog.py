@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import random
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import redis
+
+from harvest_brain.ops.demo.processes import server_program
+from tests.bench.memory import resident_mib
 
 STREAM = "quantum:stream:execution.result"
 GROUP = "harvest_brain_group"
@@ -61,12 +63,6 @@ def bare_read(client: redis.Redis, entries: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def resident_mib(pid: int) -> float:
-    """Resident memory of a process in MiB."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
-
-
 def run_daemon(client: redis.Redis, socket: Path, entries: int) -> tuple[float, list[float]]:
     """Entries per second from start to no lag, start-up included, and the daemon's memory along the way."""
     environment = {"PATH": os.environ["PATH"], "REDIS_SOCKET": str(socket), "LOG_LEVEL": "WARNING"}
@@ -81,7 +77,7 @@ def run_daemon(client: redis.Redis, socket: Path, entries: int) -> tuple[float, 
             groups = client.xinfo_groups(STREAM)
             done = groups[0]["entries-read"] if groups else 0
             if len(memory) < 20 * done // entries:
-                memory.append(round(resident_mib(daemon.pid), 1))
+                memory.append(resident_mib(daemon.pid))
             if done == entries:
                 return entries / (time.perf_counter() - began), memory
     finally:
@@ -95,9 +91,7 @@ def main() -> None:
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    server = shutil.which("redis-server") or shutil.which("valkey-server")
-    if server is None:
-        raise SystemExit("no redis-server or valkey-server on PATH")
+    server, origin = server_program()
     with tempfile.TemporaryDirectory() as directory:
         socket = Path(directory, "redis.sock")
         process = subprocess.Popen(
@@ -117,6 +111,7 @@ def main() -> None:
     result = {
         "entries": options.entries,
         "symbols": options.symbols,
+        "server": origin,
         "daemon_entries_per_s": round(rate),
         "bare_read_entries_per_s": round(bare),
         "ratio": round(rate / bare, 3),
