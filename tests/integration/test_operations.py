@@ -337,11 +337,13 @@ def test_incident_29_no_daemon_and_no_command_but_arm_lifts_the_switch(
     assert redis.get(KILL) == "1"
 
 
-def test_kill_works_without_a_daemon_and_whatever_the_switch_holds(server: RedisServer, redis: Any) -> None:
+def test_kill_and_arm_work_without_a_daemon_and_kill_whatever_the_switch_holds(server: RedisServer, redis: Any) -> None:
     redis.rpush(KILL, "a list")
     done = command("kill", "--reason", "drill", settings=server.settings())
     assert (done.returncode, done.stdout) == (0, f"{KILL} was unreadable, is 1\n")
     assert redis.get(KILL) == "1"
+    done = command("arm", settings=server.settings())
+    assert (done.returncode, redis.get(KILL)) == (0, "0")
 
 
 def test_kill_wants_a_reason(server: RedisServer, redis: Any) -> None:

@@ -55,10 +55,11 @@ def test_a_first_start_at_the_end_reads_new_entries_only(redis: Any, start_daemo
 def test_a_first_start_on_a_trimmed_stream_counts_what_was_trimmed(redis: Any, start_daemon: StartDaemon) -> None:
     add(redis, 1, 2, 3, 4, 5)
     redis.xtrim(EXECUTIONS, maxlen=2, approximate=False)
-    start_daemon()
+    daemon = start_daemon()
     wait_until(lambda: is_caught_up(redis))
     assert held(redis) == 2
     assert_progress(redis, entries=5)
+    assert "gap" not in daemon.log(), "what was gone before it ever read is nothing missed"
 
 
 def test_the_start_setting_means_nothing_once_there_is_a_state(redis: Any, start_daemon: StartDaemon) -> None:
