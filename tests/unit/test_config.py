@@ -389,6 +389,20 @@ def test_settings_of_which_one_would_be_ignored_are_a_fault(environ: dict[str, s
     assert faults_in(**environ) == [expected]
 
 
+def test_a_wait_that_would_outlast_the_connection_is_a_fault() -> None:
+    assert faults_in(HARVEST_WAIT_AOF="true", HARVEST_WAIT_TIMEOUT_MS="4500") == [
+        "HARVEST_WAIT_TIMEOUT_MS=4500: too long for REDIS_TIMEOUT_SEC; accepted: 1 to 4400"
+    ]
+    load(None, {"HARVEST_WAIT_AOF": "true", "HARVEST_WAIT_TIMEOUT_MS": "4400"})
+    load(None, {"HARVEST_WAIT_TIMEOUT_MS": "4500"})
+
+
+def test_a_control_character_is_refused_from_the_environment_too() -> None:
+    assert faults_in(REDIS_SOCKET="/run/\x1b[2J") == [
+        "REDIS_SOCKET='/run/\\x1b[2J' (environment): it holds a control character; accepted: a path, or nothing"
+    ]
+
+
 def test_the_same_thing_said_twice_is_no_contradiction() -> None:
     assert endpoint(REDIS_URL="redis://joe@a:1/2", REDIS_HOST="a", REDIS_PORT="1", REDIS_DB="2").port == 1
     assert endpoint(REDIS_URL="redis://joe@a:1/2", REDIS_USERNAME="joe").username == "joe"
