@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 from harvest_brain.core.engine import Decision, Gate, State, decide, remembered_names
@@ -67,7 +68,7 @@ def check_entry(fields: list[bytes], policies: Sequence[Policy] = POLICIES) -> E
     for event in (execution, tick, snapshot, pnl, control):
         check_event(event, fields)
         for policy in policies if event is execution or not isinstance(event, Malformed) else ():
-            for state in (State(), _with_position(policy)):
+            for state in (State(), with_position(policy)):
                 _check_decisions(state, event, policy)
     return execution
 
@@ -138,7 +139,15 @@ def _within_bounds(number: Decimal) -> bool:
     return number > 0 and number.adjusted() < MAX_INTEGER_DIGITS and exponent >= -MAX_DECIMAL_PLACES
 
 
-def _with_position(policy: Policy) -> State:
+def with_position(policy: Policy) -> State:
+    """A state of its own, whose parts are shared: nothing changes in place."""
+    made = _made(policy.live, policy.spot)
+    return State(dict(made.books), made.waiting)
+
+
+@cache
+def _made(live: bool, spot: bool) -> State:
+    policy = next(policy for policy in POLICIES if (policy.live, policy.spot) == (live, spot))
     state = State()
     events = [decode(f"{NOW_MS}-{number}", text.split()) for number, text in enumerate((OPENING, HALF_R))]
     state.adopt(decide(state, events, GATE, policy))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.fuzz.decode_fuzz import fields_of
-from tests.fuzz.invariants import ENTRY_ID, POLICIES, RESERVED, _with_position, check_entry
+from tests.fuzz.invariants import ENTRY_ID, POLICIES, RESERVED, check_entry, with_position
 
 from harvest_brain.core.events import (
     Clear,
@@ -60,7 +60,7 @@ def test_a_seed_of_another_stream_is_read_there(name: str) -> None:
 
 def test_the_position_of_the_fuzzing_has_the_harvest_that_its_words_name_on_its_way() -> None:
     reserved = [
-        [reservation.intent_id for position in _with_position(policy).positions() if position.epoch
+        [reservation.intent_id for position in with_position(policy).positions() if position.epoch
          for reservation in position.epoch.reservations]
         for policy in POLICIES
     ]  # fmt: skip
