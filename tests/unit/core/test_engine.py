@@ -1057,6 +1057,14 @@ def test_the_smallest_step_keeps_small_moves_back(way: Way) -> None:
     assert (move.stop, move.prev_stop) == (way.at("1.6"), way.at(1))
 
 
+def test_a_harvest_after_a_stop_move_names_the_stop_and_no_number(way: Way) -> None:
+    world = World(policy(be_at_r="0.5"))
+    world.open(way)
+    move = world.price(way.at(1))[1]
+    [harvest] = world.price(way.at(2))
+    assert (harvest.stop, harvest.prev_stop, harvest.stop_seq) == (move.stop, None, 0)
+
+
 def test_the_better_of_break_even_and_trail_is_announced(way: Way) -> None:
     world = trailing_world(way, be_at_r="1")
     [move] = world.price(way.at(2), after_ms=1)

@@ -331,6 +331,26 @@ def test_what_is_adopted_as_flat_no_longer_waits_for_the_rate(way: Way) -> None:
     assert not world.state.waiting
 
 
+def test_a_position_that_an_adoption_leaves_open_keeps_its_place_in_the_queue(way: Way) -> None:
+    world = World(policy(), tokens=0)
+    world.open(way)
+    world.price(way.at(1))
+    before = world.state.waiting
+    world.now_ms += 1_000
+    for _ in range(2):
+        world.see(world.snapshot(way.sign * 2, mark=way.at(1), after_ms=5_000))
+    assert world.position().qty == way.sign * 2
+    assert world.state.waiting == before
+
+
+def test_the_price_memory_of_an_adopted_position_begins_with_the_snapshots_price(way: Way) -> None:
+    world = World(policy(jump=20))
+    adopt(world, way.sign, 100, mark=way.at(1))
+    market = world.state.books[SYMBOL].market
+    assert market is not None
+    assert market.last == way.at(1)
+
+
 # Fills that come after the snapshot that holds them.
 
 
