@@ -32,7 +32,7 @@ def shadow_with_ten(way: Way, *, kill: str) -> World:
 @pytest.mark.parametrize("kill", ["0", "1"], ids=["fired", "due"])
 def test_ten_open_positions_with_all_rungs_crossed_give_no_burst(way: Way, kill: str) -> None:
     world = shadow_with_ten(way, kill=kill)
-    change(world, enter_live(world.state, catch_up=False), live=True)
+    change(world, enter_live(world.state), live=True)
     for symbol in SYMBOLS:
         assert world.price(way.at(4), symbol=symbol) == ()
         assert world.price(way.at(8), symbol=symbol) == ()
@@ -130,6 +130,8 @@ def test_a_change_of_mode_keeps_the_price_and_who_waits(way: Way) -> None:
     world.price(way.at(1))
     waiting, market = world.state.waiting, next(iter(world.state.books.values())).market
     assert waiting
-    change(world, enter_live(world.state, catch_up=False), live=True)
+    decision = enter_live(world.state)
+    assert (decision.intents, decision.rejected, decision.applied, decision.counts) == ((), (), {}, {})
+    change(world, decision, live=True)
     assert world.state.waiting == waiting
     assert next(iter(world.state.books.values())).market == market

@@ -9,7 +9,7 @@ from tests.support.world import SYMBOL, Way, World, harvests, policy
 
 from harvest_brain.core.engine import book_of, decide
 from harvest_brain.core.events import Release
-from harvest_brain.core.position import Reservation, ReservationState
+from harvest_brain.core.position import Reservation, ReservationState, time_out
 
 MINUTE_MS = 60_000
 
@@ -44,7 +44,8 @@ def test_silence_makes_a_reservation_unknown_after_the_time_out_and_not_before(w
     assert reservation(world).state is ReservationState.UNKNOWN
     assert reservation(world).remaining == Decimal("0.25")
     assert world.counts["reservation:unknown"] == 1
-    assert "nothing was heard of" in world.notes[-1]
+    said = f"nothing was heard of {first_intent(world)} for 60 s; its 0.25 stay reserved"
+    assert world.notes == [f"{SYMBOL}: {said}"]
 
 
 def test_a_quiet_tick_that_comes_in_time_changes_no_position(world: World, way: Way) -> None:
@@ -135,6 +136,35 @@ def test_entries_that_are_no_prices_tell_the_time_as_well(way: Way, by: str) -> 
         world.see(world.order("NEW", client=second))
     states = {r.intent_id: r.state for r in world.epoch().reservations}
     assert states[first] is ReservationState.UNKNOWN
+
+
+def test_each_of_several_orders_has_its_own_silence(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    for gain in (1, 2, 3):
+        world.price(way.at(gain))
+    first, *others = (intent.intent_id for intent in world.intents)
+    world.now_ms += MINUTE_MS - 10_000
+    world.see(world.order("NEW", client=first))
+    world.price(way.at("0.1"), after_ms=15_000)
+    states = {r.intent_id: r.state for r in world.epoch().reservations}
+    assert states == {first: ReservationState.ACKED, **dict.fromkeys(others, ReservationState.UNKNOWN)}
+    assert world.counts["reservation:unknown"] == 2
+
+
+def test_an_epoch_in_which_nothing_times_out_stays_the_same_object(world: World) -> None:
+    assert time_out(world.epoch(), world.now_ms + MINUTE_MS, MINUTE_MS) is world.epoch()
+
+
+def test_several_orders_are_released_in_a_batch(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    world.price(way.at(1))
+    world.price(way.at(2))
+    late = world.now_ms + 2 * MINUTE_MS
+    world.see(*(Release("1-0", late, SYMBOL, intent.intent_id) for intent in world.intents))
+    assert world.epoch().reservations == ()
+    assert world.counts["operator:released"] == 2
 
 
 def test_a_fill_dated_into_the_future_tells_no_time(world: World, way: Way) -> None:

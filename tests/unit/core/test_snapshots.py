@@ -8,8 +8,12 @@ import pytest
 from tests.support.world import LONG, SHORT, START_MS, SYMBOL, Way, World, harvests, policy, stops
 
 from harvest_brain.core.engine import remembered_names
-from harvest_brain.core.events import Clear, Event, PnlSnapshot, PositionSide
+from harvest_brain.core.events import Clear, Event, Gap, OrderRef, PnlSnapshot, PositionSide, Release
+from harvest_brain.core.market import Market
+from harvest_brain.core.numbers import plain
 from harvest_brain.core.policy import RungState
+
+PREFIXES = ("snapshot", "pnl", "operator", "gap")
 
 
 def adopt(world: World, qty: Decimal | int | str, average: Decimal | int | str = 100, **more: object) -> None:
@@ -42,8 +46,11 @@ def test_a_snapshot_that_agrees_changes_nothing(world: World, way: Way) -> None:
 
 
 @pytest.mark.parametrize("qty", ["1.0000000001", "0.9999999999"])
-def test_the_noise_of_floating_point_is_no_mismatch(world: World, way: Way, qty: str) -> None:
-    world.see(world.snapshot(way.sign * Decimal(qty), "100.005"))
+@pytest.mark.parametrize("average", ["100.01", "99.99"])
+def test_the_noise_of_floating_point_and_a_rounded_average_are_no_mismatch(
+    world: World, way: Way, qty: str, average: str
+) -> None:
+    world.see(world.snapshot(way.sign * Decimal(qty), average))
     assert not world.position().suspect
 
 
@@ -53,9 +60,11 @@ def test_the_noise_of_floating_point_is_no_mismatch(world: World, way: Way, qty:
 def test_a_mismatch_makes_the_position_suspect_at_once_and_is_not_believed(
     world: World, way: Way, qty: str, average: int
 ) -> None:
-    world.see(world.snapshot(way.sign * Decimal(qty), average))
-    assert "says" in world.position().suspect
-    assert "the books say" in world.position().suspect
+    event = world.snapshot(way.sign * Decimal(qty), average)
+    world.see(event)
+    said = "flat" if event.qty == 0 else f"{plain(event.qty)} @ {average}"
+    assert world.position().suspect == f"snapshot {event.entry_id} says {said}, the books say {way.sign} @ 100"
+    assert world.counts["snapshot:mismatch"] == 1
     assert abs(world.position().qty) == 1
     assert world.notes == [f"{SYMBOL} is suspect and not harvested: {world.position().suspect}"]
     assert world.price(way.at(2)) == ()
@@ -144,8 +153,10 @@ def test_two_that_agree_with_the_books_make_a_suspect_position_trusted_and_what_
     world.see(world.snapshot(way.sign))
     assert world.position().suspect
     world.see(world.snapshot(way.sign))
-    assert not world.position().suspect
+    assert world.position().suspect == ""
+    assert world.position().claimed is None
     assert world.counts["snapshot:reconciled"] == 1
+    assert world.notes[-1] == f"{SYMBOL}: two snapshots agree with the books: trusted again"
     assert harvests(world.price(way.at(1))) == [Decimal("0.25")]
 
 
@@ -172,13 +183,24 @@ def test_an_adoption_never_fires_a_rung_what_is_crossed_by_then_is_skipped(world
     world.price(way.at(2))
     world.see(world.snapshot(way.sign * 2))
     assert world.epoch().rungs == (RungState.SKIPPED, RungState.SKIPPED, RungState.ARMED)
+    assert world.epoch().crossed == 2
     assert harvests(world.price(way.at(2))) == []
     # Nothing is owed of the two: the third takes its own quarter of the new peak.
     assert harvests(world.price(way.at(3))) == [Decimal("0.5")]
 
 
+def test_what_a_carried_rung_was_owed_is_forgotten(way: Way) -> None:
+    world = World(policy(min_qty="0.3"))
+    world.open(way)
+    world.price(way.at(1))
+    assert world.epoch().target == Decimal("0.25")
+    adopt(world, way.sign, way.at("0.5"))
+    assert harvests(world.price(way.at("2.5"))) == []
+
+
 def test_what_only_the_snapshots_own_price_has_crossed_is_skipped_too(world: World, way: Way) -> None:
     adopt(world, way.sign * 2, mark=way.at(2))
+    assert world.epoch().crossed == 2
     assert harvests(world.price(way.at(2))) == []
     assert harvests(world.price(way.at(3))) == [Decimal("0.5")]
 
@@ -218,7 +240,7 @@ def test_an_average_that_alone_differs_sends_no_stop(world: World, way: Way) -> 
     assert world.price(way.at("0.2")) == ()
 
 
-@pytest.mark.parametrize(("said", "stands"), [("-1", "-1"), ("-3", "-2")])
+@pytest.mark.parametrize(("said", "stands"), [("-1", "-1"), ("-1.5", "-1.5"), ("-2", "-2"), ("-3", "-2")])
 def test_the_snapshots_stop_is_taken_where_it_is_better_and_never_loosens_ours(
     world: World, way: Way, said: str, stands: str
 ) -> None:
@@ -249,10 +271,13 @@ def test_a_position_that_was_unknown_is_adopted_with_the_risk_of_its_stop(way: W
     world = World(policy())
     adopt(world, way.sign * 2, 100, mark=way.at("0.5"), stop=way.at(-2))
     epoch = world.epoch()
+    assert world.state.books[SYMBOL].market == Market(way.at("0.5"))
     assert world.position().qty == way.sign * epoch.peak == way.sign * 2
     assert epoch.r_unit == 2
     assert epoch.risk_source == "stop"
     assert epoch.risk_stop == epoch.stop == way.at(-2)
+    assert epoch.opened_ms == world.now_ms
+    assert epoch.opening_order == OrderRef()
     assert world.price(way.at("0.9")) == ()
     assert harvests(world.price(way.at(1))) == [Decimal("0.5")]
 
@@ -294,6 +319,9 @@ def test_the_epoch_of_an_adoption_is_named_by_the_second_snapshot(way: Way) -> N
     world.now_ms += 1
     adopt(world, way.sign, mark=100)
     assert world.epoch().epoch_id not in ids
+    world = World(policy())
+    adopt(world, way.sign, mark=100, symbol="OTHER")
+    assert world.epoch("OTHER").epoch_id not in ids
 
 
 def test_overrides_of_the_symbol_hold_for_an_adopted_epoch(way: Way) -> None:
@@ -326,8 +354,9 @@ def test_what_is_adopted_as_flat_no_longer_waits_for_the_rate(way: Way) -> None:
     world = World(policy(), tokens=0)
     world.open(way)
     world.price(way.at(1))
-    assert world.state.waiting
-    adopt(world, 0)
+    world.see(world.snapshot(0))
+    assert world.state.waiting, "what is only suspect keeps its place"
+    world.see(world.snapshot(0))
     assert not world.state.waiting
 
 
@@ -382,6 +411,13 @@ def test_a_day_after_the_adoption_a_snapshot_that_agrees_ends_the_watch_for_such
     assert world.is_flat
 
 
+def test_so_it_is_with_a_position_that_is_open(world: World, way: Way) -> None:
+    adopt(world, way.sign * 2)
+    assert world.position().adopted_ms == world.now_ms
+    world.see(world.snapshot(way.sign * 2, after_ms=24 * 3_600_000 + 1))
+    assert world.position().adopted_ms == 0
+
+
 # Both sides at once.
 
 
@@ -411,6 +447,15 @@ def test_a_net_position_beside_a_hedge_side_is_never_adopted(held: PositionSide,
     assert "beside it" in position.suspect
 
 
+def test_a_net_position_beside_both_hedge_sides_makes_both_suspect() -> None:
+    world = World(policy())
+    world.open(LONG, position_side=PositionSide.LONG)
+    world.open(SHORT, position_side=PositionSide.SHORT)
+    world.see(*(world.snapshot(1, mark=100) for _ in range(2)))
+    assert [bool(p.suspect) for p in world.state.positions()] == [True, True]
+    assert world.counts["snapshot:mismatch"] == 2
+
+
 def test_a_flat_net_entry_beside_hedge_sides_says_nothing() -> None:
     world = World(policy())
     world.open(LONG, position_side=PositionSide.LONG)
@@ -418,7 +463,33 @@ def test_a_flat_net_entry_beside_hedge_sides_says_nothing() -> None:
     assert not any(p.suspect for p in world.state.positions())
 
 
-# Profit snapshots.
+# Profit snapshots, and counting.
+
+
+def test_everything_that_is_seen_in_a_batch_is_counted(way: Way) -> None:
+    world = World(policy())
+    world.open(way)
+    world.price(way.at(2))
+    early = [world.snapshot(way.sign, after_ms=1) for _ in range(2)]
+    profits = [PnlSnapshot("1-0", world.now_ms + 10_000, SYMBOL, Decimal(gain)) for gain in (2, 2, 9, 9)]
+    nothing = [PnlSnapshot("1-0", 1, "OTHER", Decimal(1))] * 2
+    refused = [Clear("1-0", SYMBOL)] * 2 + [Release("1-0", 1, SYMBOL, "hb-1-r1")] * 2
+    world.see(
+        *early, *(world.snapshot(way.sign) for _ in range(2)), *profits, *nothing, *refused, Gap(2, ""), Gap(3, "")
+    )
+    seen = {name: number for name, number in world.counts.items() if name.partition(":")[0] in PREFIXES}
+    assert seen == {
+        "snapshot:too soon after a fill": 2,
+        "snapshot:agrees": 2,
+        "pnl:agrees": 2,
+        "pnl:mismatch": 2,
+        "pnl:not comparable": 2,
+        "operator:refused": 4,
+        "gap:entries": 5,
+    }
+    cleared: list[Event] = [Clear("1-0", SYMBOL), world.snapshot(way.sign * 2), Clear("1-0", SYMBOL)]
+    world.see(world.snapshot(way.sign * 2), *cleared)
+    assert world.counts["operator:cleared"] == world.counts["snapshot:mismatch"] == 2
 
 
 def pnl(world: World, unrealized: Decimal | int | str, *, after_ms: int = 10_000, symbol: str = SYMBOL) -> None:
@@ -456,6 +527,16 @@ def test_both_hedge_sides_earn_together() -> None:
     assert world.counts["pnl:mismatch"] == 1
 
 
+@pytest.mark.parametrize(("unrealized", "seen"), [("4.4", "agrees"), ("4.41", "mismatch"), ("-4.41", "mismatch")])
+def test_a_hundredth_of_the_value_of_all_sides_is_no_gross_difference(unrealized: str, seen: str) -> None:
+    world = World(policy())
+    world.open(LONG, 2, position_side=PositionSide.LONG)
+    world.open(SHORT, 2, position_side=PositionSide.SHORT)
+    world.price(110)
+    pnl(world, unrealized)
+    assert world.counts[f"pnl:{seen}"] == 1
+
+
 def test_a_profit_snapshot_of_nothing_or_too_soon_is_not_compared(world: World) -> None:
     pnl(world, 10**6, symbol="OTHER")
     pnl(world, 10**6, after_ms=-6_000)
@@ -471,7 +552,7 @@ def test_what_the_operator_clears_is_trusted_and_what_was_crossed_is_skipped(wor
     world.see(world.snapshot(way.sign * 2))
     world.price(way.at(1))
     clear(world)
-    assert not world.position().suspect
+    assert world.position().suspect == ""
     assert world.position().claimed is None
     assert world.epoch().rungs == (RungState.SKIPPED, RungState.ARMED, RungState.ARMED)
     assert world.price(way.at(1)) == ()
