@@ -498,7 +498,8 @@ def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str,
         return {}, {}
     origins: dict[str, str] = {}
     kept: list[str] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not by splitlines, which knows line ends that systemd and Docker take for a part of the value.
+    for number, line in enumerate(re.split("\r?\n", text), start=1):
         if not line.strip() or line.startswith("#"):
             continue
         where = f"{path} line {number}"

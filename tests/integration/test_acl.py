@@ -145,7 +145,9 @@ def test_the_operator_throws_and_lifts_the_switch_and_sees_everything(
     done = harvest_brain("doctor", settings=guarded.operator)
     assert done.stderr == ""
     assert [fields["action"] for _, fields in guarded.admin.xrange(AUDIT)] == ["kill", "arm"]
-    assert guarded.denied() == []
+    # CONFIG, which shows passwords, is not permitted: the doctor asks for it, and says what it can't tell.
+    assert "how often the append-only file is synced can't be told" in done.stdout
+    assert guarded.denied() == [("harvest-brain-operator", "toplevel", "config|get")]
 
 
 FORBIDDEN_TO_BOTH: tuple[tuple[str, ...], ...] = (

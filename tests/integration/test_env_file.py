@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from dotenv import dotenv_values
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.support import engine
 
@@ -172,6 +172,8 @@ def test_docker_takes_whatever_is_accepted_alike(tmp_path: Path) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@example(lines=["A=\x0c"])
+@example(lines=["A=a\x85b", "B=\u2028"])
 @given(st.lists(st.from_regex(r"[A-Z][A-Z0-9_]{0,3}=[^\n\r\x00]{0,12}", fullmatch=True), max_size=5))
 def test_systemd_and_dotenv_take_whatever_is_accepted_alike(tmp_path: Path, lines: list[str]) -> None:
     path = tmp_path / "random.env"
