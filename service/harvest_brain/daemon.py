@@ -166,7 +166,8 @@ class Daemon:
         if status.durability != list(permit.remarks):
             self._log.warning("durability: %s", "; ".join(permit.remarks))
         if because and status.because != because:
-            self._log.error("in shadow, although live was asked for: %s", because)
+            # No error: it is how every release begins that was not promoted yet.
+            self._log.warning("in shadow, although live was asked for: %s", because)
         status.mode, status.because, status.durability = "shadow" if because else "live", because, list(permit.remarks)
         return because
 

@@ -55,7 +55,9 @@ def token_expiry(path: Path, release: str, now: float) -> float:
         moment = datetime.fromisoformat(expires)
     except OSError as fault:
         raise TokenError(f"{path}: {fault.strerror or fault}") from None
-    except (ValueError, TypeError, KeyError) as fault:
+    except KeyError as fault:
+        raise TokenError(f"{path} is no live token: it lacks {fault}") from None
+    except (ValueError, TypeError) as fault:
         raise TokenError(f"{path} is no live token: {shorten(repr(fault))}") from None
     if not release or named != release:
         raise TokenError(f"{path} is for release {shorten(named)!r}, and this is {release!r}")

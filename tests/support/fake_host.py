@@ -100,6 +100,7 @@ class FakeSystemd:
     password: str = ""
     drop_ins: str = ""
     journal: list[str] = field(default_factory=list)
+    journal_began: int = 0
     calls: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     code: str = ""
@@ -144,6 +145,7 @@ class FakeSystemd:
             "Result": life.result,
             "FragmentPath": self.unit_file if self.loaded else "",
             "DropInPaths": self.drop_ins,
+            "InvocationID": str(self.starts) if self.starts else "",
             "NeedDaemonReload": "yes" if self.loaded and self.disk() != self.loaded else "no",
             "MemoryCurrent": 40_000_000,
         }
@@ -174,6 +176,7 @@ class FakeSystemd:
         # systemd hands the credentials over at the start.
         credential = self.root / "etc/quantum/credentials/redis-password"
         self.password = credential.read_text() if credential.exists() else ""
+        self.journal_began = len(self.journal)
         self.journal.append(f"starting {self.release}")
         return 0, "", ""
 
@@ -199,6 +202,9 @@ class FakeSystemd:
 
     def do_journalctl(self, words: list[str]) -> tuple[int, str, str]:
         lines = self.journal
+        if any("INVOCATION_ID=" in word for word in words):
+            assert words[-3:] == [f"_SYSTEMD_INVOCATION_ID={self.starts}", "+", f"INVOCATION_ID={self.starts}"]
+            lines = lines[self.journal_began :]
         for word in words:
             if word.startswith("--lines="):
                 lines = lines[-int(word.split("=")[1]) :]

@@ -100,7 +100,7 @@ def test_an_offset_from_utc_is_understood(tmp_path: Path) -> None:
         ({"evidence": "sha256:" + "0" * 65}, "is not sha256: and 64 hex digits"),
         ({"expires": "2026-01-18T12:00:00"}, "has no offset from UTC"),
         ({"expires": "soon"}, "is no live token"),
-        ({"expires": None}, "is no live token: KeyError"),
+        ({"expires": None}, "is no live token: it lacks 'expires'"),
         ({"release": None}, "is no live token"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
+import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -129,8 +130,12 @@ def restarted(host: FakeHost, release: str) -> None:
     host.clock.sleep(60)
 
 
+def log_line(host: FakeHost, ago: float, text: str) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S+0000", host.clock.gmtime(host.clock.time() - ago)) + f" host hb[1]: {text}"
+
+
 def error_logged(host: FakeHost, _: str) -> None:
-    host.systemd.journal.append("2026-01-18T12:00:00+0000 host harvest-brain[1]: ERROR waiting for Redis: gone")
+    host.systemd.journal.append(log_line(host, 60, "ERROR waiting for Redis: gone"))
 
 
 def daemon_side(host: FakeHost, release: str) -> None:
@@ -167,6 +172,21 @@ def test_incident_26_what_is_not_as_the_release_brought_it_shows_in_the_proof(
     assert code == 1
     assert found[name]["verdict"] == "fail", found[name]
     assert words in found[name]["line"]
+
+
+def test_errors_of_an_earlier_run_and_of_long_ago_are_not_held_against_the_daemon_that_runs(host: FakeHost) -> None:
+    host.systemd.journal.append(log_line(host, 60, "ERROR of the release before"))
+    host.proven()
+    host.systemd.journal.append(log_line(host, 3_700, "ERROR more than an hour ago"))
+    assert checks(host)[1]["log"]["verdict"] == "pass"
+
+
+def test_a_quiet_daemon_passes_and_an_empty_journal_can_not_tell(host: FakeHost) -> None:
+    host.proven()
+    host.clock.sleep(100_000)
+    assert checks(host)[1]["log"]["verdict"] == "pass"
+    host.systemd.journal.clear()
+    assert checks(host)[1]["log"]["verdict"] == "can't tell"
 
 
 def test_compiled_copies_are_no_drift(host: FakeHost) -> None:
