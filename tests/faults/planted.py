@@ -29,12 +29,7 @@ def _rewrite_commit(old: str, new: str) -> None:
 def _dedup_before_publish() -> None:
     """The dedup key is set first and the intent published after, in two steps. Whoever dies between them leaves a key
     that says of an intent which nobody ever saw that it is out."""
-    check = "if redis.call('EXISTS', KEYS[first_claim + i - 1]) == 1 then taken[#taken + 1] = i end"
-    mine = (
-        "local by = redis.call('GET', KEYS[first_claim + i - 1])\n"
-        "    if by and by ~= ARGV[#ARGV] then taken[#taken + 1] = i end"
-    )
-    _rewrite_commit(check, mine)
+    _rewrite_commit("if claimed and not (", "if claimed and claimed ~= ARGV[#ARGV] and not (")
     send_commit, receive_commit = Store.send_commit, Store.receive_commit
 
     def send(self: Store, decision: Decision, reading: Reading | None = None) -> None:
