@@ -45,7 +45,7 @@ integration: $(VENV)/dev.installed containers ## the real daemon against a real 
 
 .PHONY: fault-tests faults
 fault-tests: $(VENV)/dev.installed ## nothing twice and nothing lost, in some hundred kills and at every point
-	$(PYTEST) tests/faults -n $(WORKERS)
+	$(PYTEST) tests/faults tests/model -n $(WORKERS)
 
 faults: $(VENV)/dev.installed ## the fault machine; ARGS="--seconds 3600 --record FILE", ARGS="--seed N"
 	$(BIN)/python -m tests.faults $(ARGS)
