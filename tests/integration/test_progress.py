@@ -118,8 +118,12 @@ def test_incident_13_a_group_that_is_moved_by_hand_changes_nothing_and_is_put_ri
     redis.xgroup_setid(EXECUTIONS, GROUP, id_)
     daemon.thaw()
     wait_until(lambda: held(redis) == 3)
-    feed(redis, buy(4))
-    assert held(redis) == 4
+
+    daemon.stop()
+    add(redis, 4)
+    redis.xgroup_setid(EXECUTIONS, GROUP, id_)
+    daemon.start()
+    wait_until(lambda: held(redis) == 4)
     assert_progress(redis, entries=4)
 
 
