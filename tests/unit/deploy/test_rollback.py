@@ -91,8 +91,10 @@ def test_it_works_with_the_current_environment_gone(host: FakeHost) -> None:
 def test_with_redis_down_the_host_is_back_and_waits(host: FakeHost) -> None:
     one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
     host.systemd.redis_down = True
+    began = host.clock.elapsed
     code, answer = host.run("rollback")
     assert (code, answer["release"], answer["from"]) == (6, one, two)
+    assert host.clock.elapsed - began < 10, "what no release could help is not waited for"
     assert "waits for Redis" in answer["message"]
     assert host.current == host.systemd.release == one
     assert host.run("status")[1]["pending"] is None
