@@ -128,7 +128,7 @@ def test_in_live_mode_with_json_stdout_is_exactly_one_object_and_every_check_hol
     assert summary["fills"] >= 3
     assert summary["partial_fills"] >= 1
     assert summary["rejects"] >= 1
-    assert 0 < summary["kill_switch"]["on_sec"] < summary["kill_switch"]["off_sec"] < 12
+    assert summary["kill_switch"]["off_sec"] - summary["kill_switch"]["on_sec"] >= 0.9
     filled = [h for position in summary["positions"] for h in position["harvests"] if h["state"] == "filled"]
     assert all(h["filled"] == h["qty"] for h in filled)
     check_picture(directory, "ETHUSDT", "BTCUSDT", "SOLUSDT")

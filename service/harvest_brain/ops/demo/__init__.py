@@ -26,6 +26,7 @@ from harvest_brain.ops.demo.screen import Scene, Screen
 from harvest_brain.ops.demo.summary import Summary, heading, summarise, told
 
 KILL_AT, ARM_AT = 0.40, 0.57  # shares of the run: the long crosses 1 R between them
+LEAST_ON_SEC = 1.0  # however long the command took on a slow machine
 KILL_REASON = "the demo's operator wants to look first"
 SHORTEST, LONGEST = 12, 52  # seconds
 FRAME_MS = 100
@@ -55,7 +56,7 @@ class Operator(threading.Thread):
             since, on = self._ledger.last_output(db), time.monotonic() - started
             self.switch = KILL_REASON
             self._note(on, f"harvest-brain kill --reason '{KILL_REASON}'")
-            if self.halt.wait(max(ARM_AT * self._seconds - on, 0)):
+            if self.halt.wait(max(ARM_AT * self._seconds - on, LEAST_ON_SEC)):
                 return
             self.span = since, self._ledger.last_output(db)
             off = time.monotonic() - started
