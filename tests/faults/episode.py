@@ -132,7 +132,7 @@ class _Play:
 
     def _check_alive(self) -> None:
         for number, daemon in enumerate(self._world.daemons):
-            if daemon.pid and not daemon.is_running:
+            if not daemon.is_running and daemon.has_ended_by_itself:
                 raise ViolationError("ended", f"daemon {number} ended by itself")
 
     def _end(self) -> None:

@@ -71,6 +71,7 @@ class Daemon:
         self.settings = dict(settings)
         self.directory = Path(tempfile.mkdtemp(prefix="harvest-brain-fault-"))
         self.pid = 0
+        self.has_ended_by_itself = False  # gone at some time without having been killed or stopped from here
         self._lock = threading.Lock()
         self._nursery = nursery
         self._planted = planted
@@ -93,14 +94,15 @@ class Daemon:
     def is_running(self) -> bool:
         with self._lock:
             if self.pid and self._nursery.ask(order="look", pid=self.pid) is not None:
-                self.pid = 0
+                self.pid, self.has_ended_by_itself = 0, True
             return bool(self.pid)
 
     def kill(self) -> None:
-        """SIGKILL; it is dead and gone on return."""
-        self.signal(signal.SIGKILL)
+        """SIGKILL; it is dead and gone on return. In one step, so that who looks meanwhile doesn't take it for an end
+        of its own."""
         with self._lock:
             if self.pid:
+                os.kill(self.pid, signal.SIGKILL)
                 self._nursery.ask(order="bury", pid=self.pid)
                 self.pid = 0
 
