@@ -142,6 +142,7 @@ class Daemon:
             if self._stop:
                 store.give_back_lease()  # it may have come at the same moment
                 return
+            self._review(store, idle=True)
             self._load(store)
             self._lead(store)
             store.give_back_lease()

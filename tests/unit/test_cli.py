@@ -21,6 +21,10 @@ from harvest_brain.redis.client import Endpoint
 
 SENTINEL = "hunter2-sentinel"
 NOBODY = "1"  # a port that nobody listens on
+COMMANDS = (
+    *("run", "status", "doctor", "kill", "arm", "release", "clear"),
+    *("check-config", "env-template", "acl", "settings-table", "health", "demo"),
+)
 
 
 class FakeRedis:
@@ -89,12 +93,12 @@ def test_a_command_that_is_none_exits_2_and_says_what_there_is(
 def test_the_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "--help")
     assert code == 0
-    for name in ("run", "status", "kill", "arm", "check-config", "env-template", "settings-table", "health", "demo"):
+    for name in COMMANDS:
         assert f"\n    {name}" in out
 
 
 def test_every_command_has_a_help_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("run", "status", "kill", "arm", "check-config", "env-template", "settings-table", "health", "demo"):
+    for name in COMMANDS:
         code, out, _ = run(capsys, name, "--help")
         assert code == 0
         assert out.startswith(f"usage: harvest-brain {name}")
@@ -296,6 +300,7 @@ def write_status(directory: Path, **changes: object) -> None:
         "updated": time.time(),
         "state": "ready",
         "mode": "live",
+        "because": "",
         "role": "leader",
         "positions": 3,
         "evaluated": None,
@@ -312,6 +317,14 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_daemon_that_is_ready_is_well(capsys: pytest.CaptureFixture[str], directory: Path) -> None:
     write_status(directory)
     assert run(capsys, "health") == (0, "live, leader, 3 positions\n", "")
+
+
+def test_incident_19_health_says_that_live_is_really_shadow(
+    capsys: pytest.CaptureFixture[str], directory: Path
+) -> None:
+    write_status(directory, mode="shadow", because="no token")
+    told = "shadow (live was asked for: no token), leader, 3 positions\n"
+    assert run(capsys, "health") == (0, told, "")
 
 
 def test_the_first_of_several_directories_counts(

@@ -162,6 +162,16 @@ def test_names_that_the_service_manager_sets_are_no_settings(tmp_path: Path) -> 
         from_text(tmp_path, f"{name}=x\n")
 
 
+def test_incident_18_they_count_wherever_they_are_set(tmp_path: Path) -> None:
+    path = tmp_path / "x.env"
+    path.write_text("HARVEST_LIVE_TOKEN_FILE=/in/the/file\n")
+    environment = {"HARVEST_RELEASE_ID": "1.0", "HARVEST_LIVE_TOKEN_FILE": "/elsewhere"}
+    loaded = load(path, environment)
+    assert (loaded.release, loaded.live_token_file) == ("1.0", "/in/the/file")
+    assert load(None, environment).live_token_file == "/elsewhere"
+    assert (load(None, {}).release, load(None, {}).live_token_file) == ("", "")
+
+
 def test_of_the_names_with_log_only_our_own_are_looked_at_in_the_environment() -> None:
     assert load(None, {"LOG_DIR": "/var/log", "LOG_LEVEL": "DEBUG"}).settings.log_level == "DEBUG"
 
@@ -342,6 +352,14 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
         ({"REDIS_SENTINELS": "one:1"}, "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"),
         ({"REDIS_SENTINEL_MASTER": "m"}, "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"),
         (
+            {"HARVEST_WAIT_REPLICAS": "1", "HARVEST_WAIT_TIMEOUT_MS": "4401"},
+            "HARVEST_WAIT_TIMEOUT_MS=4401: too long for REDIS_TIMEOUT_SEC; accepted: 1 to 4400",
+        ),
+        (
+            {"HARVEST_WAIT_AOF": "true", "REDIS_TIMEOUT_SEC": "1"},
+            "HARVEST_WAIT_TIMEOUT_MS=1000: too long for REDIS_TIMEOUT_SEC; accepted: 1 to 400",
+        ),
+        (
             {"REDIS_TLS": "true", "REDIS_TLS_CERT_FILE": "/c"},
             "REDIS_TLS_CERT_FILE and REDIS_TLS_KEY_FILE: give both or neither",
         ),
@@ -401,6 +419,11 @@ def test_a_control_character_is_refused_from_the_environment_too() -> None:
     assert faults_in(REDIS_SOCKET="/run/\x1b[2J") == [
         "REDIS_SOCKET='/run/\\x1b[2J' (environment): it holds a control character; accepted: a path, or nothing"
     ]
+
+
+def test_how_long_to_wait_for_replicas_matters_only_where_somebody_waits() -> None:
+    load(None, {"HARVEST_WAIT_TIMEOUT_MS": "30000"})
+    load(None, {"HARVEST_WAIT_TIMEOUT_MS": "4400", "HARVEST_WAIT_REPLICAS": "1"})
 
 
 def test_the_same_thing_said_twice_is_no_contradiction() -> None:

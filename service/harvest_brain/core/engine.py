@@ -718,7 +718,7 @@ def _due_stop(position: Position, market: Market, price: Decimal) -> _Due | None
     if due:
         stop, _, action, why = max(due, key=lambda better: sign * better.stop)
     elif epoch.resize_due and epoch.stop is not None:
-        stop, action, why = epoch.stop, Action.RESIZE, f"{plain(abs(position.qty))} left after a harvest"
+        stop, action, why = epoch.stop, Action.RESIZE, f"{plain(abs(position.qty))} left to protect"
     else:
         return None
     sequence = epoch.stop_seq + 1

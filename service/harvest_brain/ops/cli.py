@@ -252,7 +252,8 @@ def _health(_: argparse.Namespace) -> int:
         age = time.time() - status["updated"]
         state, role, positions = status["state"], status["role"], status["positions"]
         evaluated = status["evaluated"]
-        well = f"{status['mode']}, {role}, {positions} positions"
+        asked = f" (live was asked for: {status['because']})" if status["because"] else ""
+        well = f"{status['mode']}{asked}, {role}, {positions} positions"
     except (OSError, ValueError, KeyError, TypeError) as fault:
         print(f"{path} can't be read: {fault!r}", file=sys.stderr)
         return 1

@@ -1122,7 +1122,7 @@ def test_incident_30_the_stop_is_emitted_again_for_the_smaller_quantity(way: Way
     [move] = world.price(way.at("0.2"))
     assert (move.action, move.qty, move.stop_seq) == (Action.RESIZE, D("0.75"), 1)
     assert (move.stop, move.prev_stop) == (way.at(-2), way.at(-2))
-    assert move.reason == "R=0.1: 0.75 left after a harvest"
+    assert move.reason == "R=0.1: 0.75 left to protect"
     assert not world.epoch().resize_due
     assert world.price(way.at("0.2")) == ()
 
