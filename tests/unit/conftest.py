@@ -1,7 +1,7 @@
 """Property tests have no deadline for each example: a machine may be many times slower than theirs.
 
-HYPOTHESIS_PROFILE=thorough looks at a hundred times as many examples. The profile for mutation testing looks at few, and
-always at the same ones, since it runs thousands of times and its verdicts should not depend on chance.
+HYPOTHESIS_PROFILE=thorough looks at a hundred times as many examples. The profile for mutation testing looks at few,
+and always at the same ones, since it runs thousands of times and its verdicts should not depend on chance.
 """
 
 import os
