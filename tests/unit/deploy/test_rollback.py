@@ -251,6 +251,18 @@ def test_after_a_verdict_a_late_timer_does_nothing(host: FakeHost) -> None:
     assert (result[0], result[1]["changed"], host.current) == (0, False, release)
 
 
+def test_the_late_timer_of_an_earlier_switch_does_nothing_to_the_next_one(host: FakeHost) -> None:
+    host.run("activate", host.release("HARVEST_MIN_R=1\n"), "--no-gate")
+    late = host.systemd.timer
+    host.run("gate")
+    release = host.release("HARVEST_MIN_R=2\n")
+    host.run("activate", release, "--no-gate")
+    host.systemd.timer = late
+    result = host.deadline()
+    assert result is not None
+    assert (result[0], result[1]["changed"], host.current) == (0, False, release)
+
+
 def test_a_timer_that_was_armed_by_hand_goes_back_only_from_a_switch(host: FakeHost) -> None:
     release = host.proven()
     host.run("arm-timer", "--deadline-sec", "30")
