@@ -478,6 +478,20 @@ def load(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
     return Loaded(Settings(**parsed), origins, values, release, live_token_file)
 
 
+def load_switch(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """As `load`, but only where Redis is and which key is the kill-switch count, all else is at its default.
+
+    A mistake in the ladder must not stand between a person and the switch. One that could lead to the wrong server or
+    key still does: then `ConfigError` is raised.
+    """
+    faults: list[str] = []
+    given = environ if env_file is None else _read_file(env_file, faults)[0]
+    if faults:
+        raise ConfigError(tuple(faults))
+    needed = ("REDIS_", "HARVEST_KILL_SWITCH_KEY", "HARVEST_NAMESPACE")
+    return load(None, {name: value for name, value in given.items() if name.startswith(needed)})
+
+
 def _namespace(given: Mapping[str, str]) -> str:
     """The namespace that the defaults of other settings have; a bad one is complained of once, not in each of them."""
     try:

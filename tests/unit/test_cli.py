@@ -146,7 +146,6 @@ def test_check_config_without_a_file_looks_at_the_environment(
     [
         ("check-config", "FILE"),
         *((name, "--env-file", "FILE") for name in ("run", "status", "arm")),
-        ("kill", "--reason", "news", "--env-file", "FILE"),
     ],
 )
 def test_faults_of_the_configuration_exit_2_with_one_line_each_on_stderr(
@@ -160,6 +159,16 @@ def test_faults_of_the_configuration_exit_2_with_one_line_each_on_stderr(
     for part in ("HARVEST_LADDER='0.5:0.6,0.4:0.6'", "REDIS_PASSWORD=…", "REDIS_PORT='redis'"):
         assert part in err
     assert SENTINEL not in err
+
+
+def test_kill_complains_only_of_what_could_lead_to_the_wrong_switch(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.env"
+    path.write_text("HARVEST_LADDER=0.5:0.6,0.4:0.6\nREDIS_PORT=redis\n")
+    code, out, err = run(capsys, "kill", "--reason", "news", "--env-file", str(path))
+    assert (code, out) == (2, "")
+    assert [line.split("=")[0] for line in err.splitlines()] == ["REDIS_PORT"]
 
 
 def test_a_log_that_cannot_be_opened_is_a_fault_of_the_configuration(

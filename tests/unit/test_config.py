@@ -19,6 +19,7 @@ from harvest_brain.config import (
     Settings,
     in_force,
     load,
+    load_switch,
     table,
     template,
 )
@@ -605,3 +606,25 @@ def test_settings_that_load_give_back_the_same_values_from_a_file(
     again = load(path, {})
     assert again.values == direct.values
     assert again.settings == direct.settings
+
+
+def test_a_mistake_elsewhere_does_not_stand_between_a_person_and_the_switch(tmp_path: Path) -> None:
+    file = tmp_path / "harvest-brain.env"
+    file.write_text("HARVEST_LADDER=0.5:0.6,0.4:0.6\nHARVEST_LADER=1:1\nREDIS_PORT=6380\nHARVEST_NAMESPACE=mine\n")
+    with pytest.raises(ConfigError):
+        load(file, {})
+    settings = load_switch(file, {}).settings
+    assert (settings.redis_port, settings.kill_switch_key) == (6380, "mine:kill")
+
+
+@pytest.mark.parametrize("line", ["REDIS_PROT=6380", "REDIS_PORT=x", "HARVEST_KILL_SWITCH_KEY=a b", "REDIS PORT"])
+def test_a_mistake_that_could_lead_to_the_wrong_switch_stops_even_kill(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "harvest-brain.env"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ConfigError):
+        load_switch(file, {})
+
+
+def test_a_file_that_is_not_there_stops_even_kill(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        load_switch(tmp_path / "nowhere", {})

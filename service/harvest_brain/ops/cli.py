@@ -18,7 +18,7 @@ from pathlib import Path
 import redis
 
 from harvest_brain import __version__
-from harvest_brain.config import ConfigError, Loaded, in_force, load, table, template
+from harvest_brain.config import ConfigError, Loaded, Settings, in_force, load, load_switch, table, template
 from harvest_brain.daemon import bounds_of, explain, names_of, run
 from harvest_brain.ops import control, proof
 from harvest_brain.ops.acl import acl_text
@@ -190,19 +190,18 @@ def _purge_keys(options: argparse.Namespace) -> int:
 
 
 def _kill(options: argparse.Namespace) -> int:
-    return _switch(options, "1", "kill", options.reason)
+    return _switch(load_switch(options.env_file, os.environ).settings, "1", "kill", options.reason)
 
 
 def _arm(options: argparse.Namespace) -> int:
     seen = _overview(options)
-    code = _switch(options, "0", "arm", "")
+    code = _switch(_load(options).settings, "0", "arm", "")
     print(f"mode {seen.mode}, {len(seen.positions)} open positions")
     return code
 
 
-def _switch(options: argparse.Namespace, value: str, action: str, reason: str) -> int:
+def _switch(settings: Settings, value: str, action: str, reason: str) -> int:
     """Set the kill-switch. Setting it to 1 must work whatever the key holds, so it is set first and audited after."""
-    settings = _load(options).settings
     client = connect(settings.endpoint())
     key = settings.kill_switch_key
     try:
