@@ -20,6 +20,7 @@ from harvest_brain.core.engine import (
     book_of,
     enter_live,
     fill_identity,
+    remembered_names,
 )
 from harvest_brain.core.events import Key, Malformed, Passed, PositionSide, Price, Side
 from harvest_brain.core.intents import Action, Intent
@@ -174,6 +175,13 @@ def test_a_cumulative_quantity_without_an_order_says_nothing(way: Way) -> None:
     world = World(policy())
     world.see(*(world.fill(way.opening, 1, 100, cumulative=5) for _ in range(2)))
     assert world.position().qty == way.sign * 2
+
+
+def test_what_is_remembered_of_fills_is_asked_for_by_name_and_of_nameless_ones_is_not(way: Way) -> None:
+    world = World(policy())
+    named, nameless = world.fill(way.opening, 1, 100, fill_id="F1"), world.fill(way.opening, 1, 100)
+    assert remembered_names(world.state, [named, named]) == ["ETHUSDT:fill:F1"]
+    assert remembered_names(world.state, [nameless]) == []
 
 
 def test_applied_fills_are_remembered_with_their_content(way: Way) -> None:
@@ -572,7 +580,7 @@ def test_news_of_an_order_finds_its_position_among_several(way: Way) -> None:
     world.see(world.fill(way.opening, 1, 100, account="c"), world.fill(way.closing, 1, 100, account="c"))
     world.price(way.at(1))
     second = world.intents[1]
-    world.see(world.fill(Side.SELL, 1, 100, account="d", position_side=PositionSide.LONG))
+    world.see(world.fill(Side.SELL, 1, 100, account="aa", position_side=PositionSide.LONG))
     world.see(world.fill(way.opening, 1, 100, account="b"))
     world.see(world.order("CANCELED", correlation=second.intent_id))
     held = {p.key.account: len(p.epoch.reservations) for p in world.state.positions() if p.epoch is not None}
@@ -883,14 +891,16 @@ def test_a_waiting_place_is_renewed_by_each_price_that_says_so(way: Way) -> None
     assert world.state.waiting[0].since_ms > first + 20_000
 
 
-@pytest.mark.parametrize("kind", ["quiet", "judged"])
-def test_who_has_nothing_due_any_more_waits_no_longer(way: Way, kind: str) -> None:
-    world = waiting_world(way, "A", "B", trail_atr_mult="2", trail_start_r="0.25")
-    if kind == "judged":
-        world.price(way.at("0.99"), symbol="A", after_ms=60_000)  # closes a bar while the stop trails
-        assert waiting(world) == []
-        return
+def test_who_has_nothing_due_any_more_waits_no_longer(way: Way) -> None:
+    world = waiting_world(way, "A", "B")
     world.price(way.at("0.4"), symbol="A")
+    assert waiting(world) == ["B"]
+
+
+def test_who_has_nothing_due_at_the_close_of_a_bar_waits_no_longer(way: Way) -> None:
+    world = waiting_world(way, "A", "B", trail_atr_mult="2", trail_start_r="0.25", trail_bar_ms=1_000)
+    assert world.state.books["A"].trails
+    world.price(way.at("0.9"), symbol="A")
     assert waiting(world) == ["B"]
 
 
