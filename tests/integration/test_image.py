@@ -184,7 +184,7 @@ def test_the_services_of_compose_yaml_work_on_the_engine_alone(start_container: 
     server, daemon = services["redis"], services["harvest-brain"]
     assert server["ports"] == ["127.0.0.1:${REDIS_PUBLISHED_PORT:-6379}:6379"]
     start_container("redis", engine.image("REDIS"), command=server["command"], ports={"6379/tcp": (HOST, port)})
-    start_container(
+    container = start_container(
         "harvest-brain",
         engine.image("DAEMON"),
         environment=daemon["environment"],
@@ -192,8 +192,10 @@ def test_the_services_of_compose_yaml_work_on_the_engine_alone(start_container: 
         read_only=daemon["read_only"],
         cap_drop=daemon["cap_drop"],
         security_opt=daemon["security_opt"],
+        healthcheck={"interval": SECOND, "timeout": 20 * SECOND, "retries": 2, "start_period": SECOND},
     )
     assert_a_suggestion_comes_out(port)
+    wait_until(lambda: health_of(container) == "healthy", BOOT_SEC, what="a status that can be written")
     with redis.Redis(host=HOST, port=port, decode_responses=True, protocol=2) as client:
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
