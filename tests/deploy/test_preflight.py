@@ -61,8 +61,8 @@ FAULTS = {
     "HARVEST_LADER": ("0.5:0.5", "there is no such setting; did you mean HARVEST_LADDER?"),
     "REDIS_PORT": ("six", "REDIS_PORT='six'"),
     "HARVEST_REDUCE_ONLY": (False, "HARVEST_REDUCE_ONLY='false'"),
-    "LOG_LEVEL": ("INFO # loud", "LOG_LEVEL must have no quotes"),
-    "REDIS_PASSWORD": ("secret", "a password does not belong here"),
+    "LOG_LEVEL": ("INFO # loud", "LOG_LEVEL='INFO # loud' (harvest-brain.env line"),
+    "REDIS_PASSWORD": ("secret", "a password belongs into a file"),
 }
 
 
