@@ -52,7 +52,7 @@ faults: $(VENV)/dev.installed ## the fault machine; ARGS="--seconds 3600 --recor
 
 # Without containers it says why it does nothing; with REQUIRE_CONTAINERS=1 that is a failure.
 SCENARIO = --scenario-name default
-molecule: $(VENV)/deploy.installed hosts bundle ## deploy to bare hosts with systemd; SCENARIO="--scenario-name NAME"
+molecule: $(VENV)/dev.installed $(VENV)/deploy.installed hosts bundle ## deploy to bare hosts with systemd; SCENARIO="--scenario-name NAME"
 	@set -a && . ./.containers/env && if test -n "$$TEST_CONTAINERS_MISSING"; then \
 		echo "not run: $$TEST_CONTAINERS_MISSING"; else $(BIN)/molecule test $(SCENARIO); fi
 
