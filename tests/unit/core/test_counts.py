@@ -24,6 +24,20 @@ def test_fills(way: Way) -> None:
     assert counted(world, *fills) == {"fill:applied": 2, "fill:repeated": 2, "fill:clash": 2}
 
 
+def test_cumulative_fills(way: Way) -> None:
+    world = World(policy())
+    fills = [world.fill(way.opening, 1, 100, order="A1", cumulative=total) for total in (2, 2, 1, 3)]
+    assert counted(world, *fills) == {"fill:applied": 2, "fill:repeated": 2}
+
+
+def test_reservations_that_silence_makes_unknown(way: Way) -> None:
+    world = World(policy(live=True))
+    for account in "ab":
+        world.open(way, account=account)
+    world.price(way.at(1))
+    assert counted(world, world.tick(way.at("0.5"), after_ms=61_000)) == {"reservation:unknown": 2}
+
+
 def test_news_of_orders(way: Way) -> None:
     world = World(policy(live=True))
     for account in "abcd":
