@@ -21,11 +21,11 @@ from typing import Any
 import redis
 
 import harvest_brain
+from harvest_brain.ops.children import die_with_parent
 from harvest_brain.ops.demo.processes import server_program
 from tests.faults.episode import Episode, Result, run
 from tests.faults.nursery import Nursery
 from tests.support.engine import ROOT
-from tests.support.processes import die_with_parent
 
 EPISODE_PATIENCE_SEC = 600
 SHRINK_SEC = 180

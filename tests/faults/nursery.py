@@ -24,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
 
-from tests.support import processes
+from harvest_brain.ops.children import die_with_parent
 from tests.support.daemon import environment
 from tests.support.engine import ROOT
 from tests.support.waiting import wait_until
@@ -43,7 +43,7 @@ class Nursery:
             stdout=subprocess.PIPE,
             cwd=ROOT,
             text=True,
-            preexec_fn=processes.die_with_parent,  # noqa: PLW1509  # only async-signal-safe work is done there
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # it does one system call and takes no lock
         )
 
     def ask(self, **order: object) -> Any:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import random
-import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_PR_SET_PDEATHSIG = 1
+from harvest_brain.ops.children import die_with_parent
 
 # Below the ports that kernels give to outgoing connections, so nobody takes one while its server is down.
 _PORTS = range(20_000, 32_000)
@@ -27,17 +24,8 @@ def start(command: Sequence[str], log: Path, *, env: Mapping[str, str] | None, c
             stderr=subprocess.STDOUT,
             env=None if env is None else dict(env),
             cwd=cwd,
-            # Only async-signal-safe work is done between fork and exec.
-            preexec_fn=die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # it does one system call and takes no lock
         )
-
-
-_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def die_with_parent() -> None:
-    assert _prctl is not None
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def free_port() -> int:

@@ -41,14 +41,17 @@ def start(
             cwd=directory,
             env=environment(base),
             start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops them in order
-            # No thread runs yet that could hold a lock across the fork.
-            preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+            preexec_fn=die_with_parent,  # noqa: PLW1509  # it does one system call and takes no lock
         )
 
 
-def _die_with_parent() -> None:
-    """Even a parent that is killed with SIGKILL leaves nothing behind."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+_prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def die_with_parent() -> None:
+    """In a child between fork and exec: even a parent that is killed with SIGKILL leaves nothing behind (on Linux)."""
+    if _prctl is not None:
+        _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def stop(process: subprocess.Popen[bytes]) -> int:
