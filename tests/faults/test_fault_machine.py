@@ -24,6 +24,7 @@ from tests.support.waiting import PATIENCE_SEC, wait_until
 
 KILLS = 300
 FINDS_WITHIN_SEC = 2 * PATIENCE_SEC
+ENOUGH = 5
 
 
 @pytest.mark.slow
@@ -67,11 +68,18 @@ def test_incident_04_rungs_known_to_memory_alone_are_seen_to_fire_twice(nursery:
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone_does_no_harm(nursery: Nursery, fault: str) -> None:
-    result = run(Episode(seed=1, size=Size(4, 100), rounds=10, faults=(fault,)), nursery)
-    assert result.violation == ""
-    assert result.tally.faults == {fault: result.tally.faults[fault]}
-    assert result.tally.faults[fault] >= 5
-    assert result.tally.intents > 0
+    """A slow machine has fewer rounds in an episode: it goes on until the fault was there often enough."""
+    happened = intents = 0
+    for seed in range(1, ENOUGH + 1):  # once an episode at least
+        result = run(Episode(seed, size=Size(4, 100), rounds=10, faults=(fault,)), nursery)
+        assert result.violation == ""
+        assert set(result.tally.faults) == {fault}
+        happened += result.tally.faults[fault]
+        intents += result.tally.intents
+        if happened >= ENOUGH:
+            break
+    assert happened >= ENOUGH
+    assert intents > 0
 
 
 # A quiet episode, and what somebody does to its outcome.
