@@ -114,14 +114,14 @@ def test_an_order_of_unknown_fate_is_released_and_who_said_so_is_written_down(
 def test_silence_counts_also_where_no_entry_has_told_the_daemon_of_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], silent_sec: int
 ) -> None:
-    published = replace(unknown(silent_sec), state=ReservationState.PUBLISHED)
+    published = unknown(silent_sec)._replace(state=ReservationState.PUBLISHED)
     assert run(monkeypatch, capsys, FakeRedis(held(published)), "release", INTENT)[0] == 0
 
 
 def test_while_an_answer_may_still_come_an_order_is_not_released(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    client = FakeRedis(held(replace(unknown(60), state=ReservationState.ACKED)))
+    client = FakeRedis(held(unknown(60)._replace(state=ReservationState.ACKED)))
     code, out, err = run(monkeypatch, capsys, client, "release", INTENT)
     assert (code, out) == (1, "")
     assert err == f"{INTENT}: it is acked, and silent for 60 s; only after 60 s can it be released\n"

@@ -38,8 +38,7 @@ class ReservationState(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(NamedTuple):
     """A harvest on its way: `remaining` of its quantity (base asset) is spoken for until it fills or is refused.
     `heard_ms` is the time of the newest that is known of it, at first its publishing."""
 
@@ -53,7 +52,7 @@ class Reservation:
         """What is known of it at `time_ms`, when a silence of more than `pending_ms` makes it unknown."""
         if self.state is ReservationState.UNKNOWN or time_ms - self.heard_ms <= pending_ms:
             return self
-        return replace(self, state=ReservationState.UNKNOWN)
+        return self._replace(state=ReservationState.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,8 +284,7 @@ def settle_fill(epoch: Epoch, fill: Fill, left: Decimal) -> tuple[Epoch, bool]:
     if remaining <= 0 or (named is not None and fill.complete):
         kept = tuple(r for r in epoch.reservations if r is not reservation)
     else:
-        partial = replace(
-            reservation,
+        partial = reservation._replace(
             remaining=remaining,
             heard_ms=fill.time_ms,
             state=ReservationState.PARTIAL,
@@ -304,8 +302,7 @@ def settle_update(epoch: Epoch, order: OrderRef, time_ms: int, *, ended: bool) -
         return epoch
     if ended:
         return _released(epoch, reservation)
-    acked = replace(
-        reservation,
+    acked = reservation._replace(
         heard_ms=time_ms,
         state=reservation.state if reservation.state is ReservationState.PARTIAL else ReservationState.ACKED,
         order_id=reservation.order_id or order.order_id,
@@ -349,5 +346,5 @@ def capped(reservations: tuple[Reservation, ...], left: Decimal) -> tuple[Reserv
         cut = min(max(excess, ZERO), reservation.remaining)
         excess -= cut
         if cut < reservation.remaining:
-            kept.append(replace(reservation, remaining=reservation.remaining - cut))
+            kept.append(reservation._replace(remaining=reservation.remaining - cut))
     return tuple(kept)

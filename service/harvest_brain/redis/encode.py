@@ -7,18 +7,20 @@ same type every time. A live order carries each name that a consumer is known to
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import lru_cache
-from typing import Any, NamedTuple
+from functools import cache
+from types import UnionType
+from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from harvest_brain.core.engine import Waiting
-from harvest_brain.core.events import Key, OrderRef, PositionSide
+from harvest_brain.core.events import Key, PositionSide
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import plain
-from harvest_brain.core.policy import Dust, Rung, RungState, Terms
-from harvest_brain.core.position import Epoch, Holding, Position, Reservation, ReservationState
+from harvest_brain.core.position import Epoch, Position
 
 # What is written, and what can be read: a host goes only to a release that can read what is stored.
 SCHEMA = 1
@@ -28,7 +30,8 @@ LIVE_HARVEST = "REDUCE_ONLY"
 META_FIELD = "_meta"
 MARKET_PREFIX = "_market:"
 
-_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
+# The records are stored under the names of their fields, but for these.
+_STORED_AS = {"average": "avg", "epoch_id": "id", "opening_order": "order"}
 
 
 def number(value: Decimal) -> str:
@@ -167,146 +170,57 @@ def _quoted(value: Decimal | None) -> str:
 
 
 def parse_market(text: str) -> Market:
-    last, candidate, bar, high, low, previous, average, ranges = json.loads(text)
-    return Market(
-        Decimal(last),
-        _optional(candidate),
-        bar,
-        Decimal(high),
-        Decimal(low),
-        _optional(previous),
-        Decimal(average),
-        ranges,
-    )
+    """The price memory stored as `text`. Raises `ValueError`, `TypeError` or `ArithmeticError` for anything else."""
+    market: Market = _parser(Market)(json.loads(text))
+    return market
 
 
 def position_text(position: Position) -> str:
-    """A position with its epoch, as the state hash holds it."""
-    return _dumps(
-        {
-            "key": position.key,
-            "qty": str(position.qty),
-            "avg": str(position.average),
-            "suspect": position.suspect,
-            "claimed": None if position.claimed is None else [str(number) for number in position.claimed],
-            "adopted_ms": position.adopted_ms,
-            "epoch": None if position.epoch is None else _epoch_raw(position.epoch),
-        }
-    )
+    """A position with its epoch, as the state hash holds it: an object per record, numbers as text."""
+    return _dumps(position)
 
 
 def parse_position(text: str) -> Position:
-    raw = json.loads(text)
-    account, symbol, side = raw["key"]
-    return Position(
-        Key(account, symbol, PositionSide(side)),
-        Decimal(raw["qty"]),
-        Decimal(raw["avg"]),
-        raw["suspect"],
-        None if raw["epoch"] is None else _parse_epoch(raw["epoch"]),
-        None if raw["claimed"] is None else Holding(*map(Decimal, raw["claimed"])),
-        raw["adopted_ms"],
-    )
+    """The position stored as `text`. Raises as `parse_market` does, and `KeyError` for a missing field."""
+    position: Position = _parser(Position)(json.loads(text))
+    return position
 
 
-def _epoch_raw(epoch: Epoch) -> dict[str, Any]:
-    return {
-        "id": epoch.epoch_id,
-        "sign": epoch.sign,
-        "opened_ms": epoch.opened_ms,
-        "order": epoch.opening_order,
-        "terms": _terms_raw(epoch.terms),
-        "r_unit": str(epoch.r_unit),
-        "risk_source": epoch.risk_source,
-        "peak": str(epoch.peak),
-        "rungs": "".join(epoch.rungs),
-        "crossed": epoch.crossed,
-        "target": str(epoch.target),
-        "issued": str(epoch.issued),
-        "realized": str(epoch.realized),
-        "fees": str(epoch.fees),
-        "risk_stop": _text(epoch.risk_stop),
-        "stop": _text(epoch.stop),
-        "stop_seq": epoch.stop_seq,
-        "resize_due": epoch.resize_due,
-        "extreme": _text(epoch.extreme),
-        "reservations": [
-            [r.intent_id, str(r.remaining), r.heard_ms, r.state.value, r.order_id] for r in epoch.reservations
-        ],
-    }
+def _storable(value: Any) -> str | dict[str, Any]:
+    """What the JSON of the state holds for what JSON does not know."""
+    if isinstance(value, Decimal):
+        return str(value)
+    record: Any = type(value)
+    raw = {stored: getattr(value, name) for name, stored, _ in _fields(record)}
+    if isinstance(value, Epoch):
+        raw["rungs"] = "".join(value.rungs)
+    return raw
 
 
-def _parse_epoch(raw: dict[str, Any]) -> Epoch:
-    return Epoch(
-        epoch_id=raw["id"],
-        sign=raw["sign"],
-        opened_ms=raw["opened_ms"],
-        opening_order=OrderRef(*raw["order"]),
-        terms=_parse_terms(_dumps(raw["terms"])),
-        r_unit=Decimal(raw["r_unit"]),
-        risk_source=raw["risk_source"],
-        peak=Decimal(raw["peak"]),
-        rungs=tuple(map(RungState, raw["rungs"])),
-        crossed=raw["crossed"],
-        target=Decimal(raw["target"]),
-        issued=Decimal(raw["issued"]),
-        realized=Decimal(raw["realized"]),
-        fees=Decimal(raw["fees"]),
-        risk_stop=_optional(raw["risk_stop"]),
-        stop=_optional(raw["stop"]),
-        stop_seq=raw["stop_seq"],
-        resize_due=raw["resize_due"],
-        extreme=_optional(raw["extreme"]),
-        reservations=tuple(
-            Reservation(intent_id, Decimal(remaining), heard_ms, ReservationState(state), order_id)
-            for intent_id, remaining, heard_ms, state, order_id in raw["reservations"]
-        ),
-    )
+_dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_storable).encode
 
 
-@lru_cache(maxsize=1024)  # a handful of terms serves all epochs
-def _terms_raw(terms: Terms) -> dict[str, Any]:
-    return {
-        "ladder": [[str(rung.level), str(rung.fraction)] for rung in terms.ladder],
-        "min_r": str(terms.min_r),
-        "be_at_r": str(terms.be_at_r),
-        "be_fee_rate": str(terms.be_fee_rate),
-        "trail_start_r": str(terms.trail_start_r),
-        "trail_atr_mult": str(terms.trail_atr_mult),
-        "trail_atr_period": terms.trail_atr_period,
-        "trail_bar_ms": terms.trail_bar_ms,
-        "stop_min_step_bps": str(terms.stop_min_step_bps),
-        "fallback_risk": str(terms.fallback_risk),
-        "min_risk_bps": str(terms.min_risk_bps),
-        "qty_step": str(terms.qty_step),
-        "price_tick": str(terms.price_tick),
-        "min_qty": str(terms.min_qty),
-        "min_notional": str(terms.min_notional),
-        "dust": terms.dust.value,
-    }
+@cache
+def _fields(record: Any) -> list[tuple[str, str, Any]]:
+    """Each field of a dataclass: its name, its name in the state, and its type."""
+    types = get_type_hints(record)
+    return [(spec.name, _STORED_AS.get(spec.name, spec.name), types[spec.name]) for spec in fields(record)]
 
 
-@lru_cache(maxsize=1024)  # shared by all epochs that have them
-def _parse_terms(text: str) -> Terms:
-    raw = json.loads(text)
-    return Terms(
-        ladder=tuple(Rung(Decimal(level), Decimal(fraction)) for level, fraction in raw["ladder"]),
-        trail_atr_period=raw["trail_atr_period"],
-        trail_bar_ms=raw["trail_bar_ms"],
-        dust=Dust(raw["dust"]),
-        **{name: Decimal(raw[name]) for name in _DECIMAL_TERMS},
-    )
-
-
-_DECIMAL_TERMS = (
-    *("min_r", "be_at_r", "be_fee_rate", "trail_start_r", "trail_atr_mult", "stop_min_step_bps", "fallback_risk"),
-    *("min_risk_bps", "qty_step", "price_tick", "min_qty", "min_notional"),
-)
-
-
-def _text(value: Decimal | None) -> str | None:
-    return None if value is None else str(value)
-
-
-def _optional(text: str | None) -> Decimal | None:
-    return None if text is None else Decimal(text)
+@cache
+def _parser(kind: Any) -> Callable[[Any], Any]:
+    """What makes a `kind` of its stored form. Follows the types of the records' fields."""
+    if is_dataclass(kind):
+        record: Any = kind
+        parsers = [(name, stored, _parser(field)) for name, stored, field in _fields(record)]
+        return lambda raw: record(**{name: parse(raw[stored]) for name, stored, parse in parsers})
+    if get_origin(kind) is tuple:
+        parse_item = _parser(get_args(kind)[0])
+        return lambda raw: tuple(map(parse_item, raw))
+    if get_origin(kind) is UnionType:
+        parse_value = _parser(get_args(kind)[0])
+        return lambda raw: None if raw is None else parse_value(raw)
+    if issubclass(kind, tuple):
+        in_order = [_parser(field) for field in get_type_hints(kind).values()]
+        return lambda raw: kind(*(parse(part) for parse, part in zip(in_order, raw, strict=True)))
+    return cast("Callable[[Any], Any]", kind)

@@ -17,7 +17,7 @@ from harvest_brain.core.events import Key, OrderRef, PositionSide
 from harvest_brain.core.intents import Action, Intent, harvest_claim, stop_claim
 from harvest_brain.core.market import Market
 from harvest_brain.core.policy import Dust, Policy, Rung, RungState, Terms, parse_ladder
-from harvest_brain.core.position import Epoch, Position, Reservation, ReservationState, epoch_id_of
+from harvest_brain.core.position import Epoch, Holding, Position, Reservation, ReservationState, epoch_id_of
 from harvest_brain.redis.decode import decode
 from harvest_brain.redis.encode import (
     SCHEMA,
@@ -367,6 +367,56 @@ def test_incident_20_a_position_comes_back_as_it_was_stored(position: Position) 
     again = parse_position(position_text(position))
     assert again == position
     assert position_text(again) == position_text(position)
+
+
+# What releases so far have written. It must stay readable: an upgrade, and the way back from it, keep the state.
+STORED_POSITION = (
+    '{"key":["sub","ETHUSDT","SHORT"],"qty":"-0.75","avg":"100.0","suspect":"why","claimed":["-1","99"],'
+    '"adopted_ms":9,"epoch":{"id":"00aa","sign":-1,"opened_ms":5,"order":["A1","","c"],"terms":{"ladder":'
+    '[["0.5","0.25"],["1.0","0.25"]],"min_r":"0.5","be_at_r":"0.5","be_fee_rate":"0.0005","trail_start_r":"1.0",'
+    '"trail_atr_mult":"2.0","trail_atr_period":14,"trail_bar_ms":60000,"stop_min_step_bps":"5",'
+    '"fallback_risk":"0.02","min_risk_bps":"5","qty_step":"0.0001","price_tick":"1E-8","min_qty":"0",'
+    '"min_notional":"0","dust":"close_all"},"r_unit":"2.50","risk_source":"stop","peak":"1.0","rungs":"fa",'
+    '"crossed":1,"target":"0.25","issued":"0.250","realized":"1","fees":"0.1","risk_stop":"102","stop":"100.5",'
+    '"stop_seq":2,"resize_due":true,"extreme":"97","reservations":[["hb-00aa-r1","0.1",7,"acked","X"]]}}'
+)
+
+
+def test_a_state_of_the_releases_so_far_is_read_and_written_as_they_wrote_it() -> None:
+    position = parse_position(STORED_POSITION)
+    assert position == Position(
+        Key("sub", "ETHUSDT", PositionSide.SHORT),
+        Decimal("-0.75"),
+        Decimal("100.0"),
+        "why",
+        Epoch(
+            epoch_id="00aa",
+            sign=-1,
+            opened_ms=5,
+            opening_order=OrderRef("A1", "", "c"),
+            terms=Terms(parse_ladder("0.5:0.25,1.0:0.25"), dust=Dust.CLOSE_ALL),
+            r_unit=Decimal("2.50"),
+            risk_source="stop",
+            peak=Decimal("1.0"),
+            rungs=(RungState.FIRED, RungState.ARMED),
+            crossed=1,
+            target=Decimal("0.25"),
+            issued=Decimal("0.250"),
+            realized=Decimal(1),
+            fees=Decimal("0.1"),
+            risk_stop=Decimal(102),
+            stop=Decimal("100.5"),
+            stop_seq=2,
+            resize_due=True,
+            extreme=Decimal(97),
+            reservations=(Reservation("hb-00aa-r1", Decimal("0.1"), 7, ReservationState.ACKED, "X"),),
+        ),
+        Holding(Decimal(-1), Decimal(99)),
+        9,
+    )
+    assert json.loads(position_text(position)) == json.loads(STORED_POSITION)
+    market = '["1.0",null,60000,"2","0.5","0.7","0.123",3]'
+    assert market_text(parse_market(market)) == market
 
 
 @given(MARKETS)
