@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from hashlib import blake2b
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from dotenv import dotenv_values
 from harvest_brain.core.numbers import parse_decimal, shorten
 from harvest_brain.core.policy import Dust, Policy, Rung, Terms, parse_ladder
 from harvest_brain.redis.client import Endpoint
+from harvest_brain.redis.names import Bounds, Names
 
 PREFIXES = ("HARVEST_", "STREAM_", "REDIS_")  # all of these are ours; of LOG_ only the names that we know
 DEFAULT_NAMESPACE = "quantum"
@@ -165,6 +167,40 @@ class Settings:
             pending_ms=self.pending_timeout_sec * 1000,
             settle_ms=self.snapshot_settle_sec * 1000,
         )
+
+    def names(self) -> Names:
+        """The keys and streams."""
+        return Names(
+            namespace=self.namespace,
+            kill_switch=self.kill_switch_key,
+            group=self.group,
+            executions=self.stream_execution_result,
+            market=self.stream_market_price,
+            snapshots=self.stream_position_snapshot,
+            pnl=self.stream_pnl_snapshot,
+            suggestions=self.stream_harvest_suggestions,
+            trade_intents=self.stream_trade_intent,
+            stop_intents=self.stream_stop_intent,
+            rejected=self.stream_harvest_rejected,
+        )
+
+    def bounds(self) -> Bounds:
+        """What the commit holds to."""
+        return Bounds(
+            lease_ms=int(self.lease_sec * 1000),
+            max_actions_per_min=self.max_actions_per_min,
+            dedup_ttl_sec=self.dedup_ttl_sec,
+            fill_dedup_ttl_sec=self.fill_dedup_ttl_sec,
+            stream_maxlen=self.stream_maxlen,
+            batch_size=self.batch_size,
+            wait_replicas=self.wait_replicas,
+            wait_aof=self.wait_aof,
+            wait_timeout_ms=self.wait_timeout_ms,
+        )
+
+    def digest(self) -> str:
+        """Twelve hex digits that change with any setting."""
+        return blake2b(repr(self).encode(), digest_size=6).hexdigest()
 
     def endpoint(self) -> Endpoint:
         """Where Redis is."""

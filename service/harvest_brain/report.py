@@ -1,4 +1,7 @@
-"""What the daemon says of itself: the log, and `status.json` for whoever looks after the machine."""
+"""What the daemon says of itself to whoever looks after the machine: the log, `status.json` and systemd's status line.
+
+What is wrong is said once per change of state and not once per attempt, and in words that say what a person can do.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,36 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
+
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from harvest_brain.core.engine import Decision
+from harvest_brain.core.numbers import ZERO, plain
+from harvest_brain.core.position import ReservationState
+from harvest_brain.notify import Notifier
+from harvest_brain.redis.store import Look, Store
 
 STATUS_EVERY_SEC = 2.0
 MAX_COUNTERS = 200
 
 # An open position without a price for so long is named, and if that is so for all of them, health fails.
 UNPRICED_AFTER_SEC = 300
+
+# The operator is not told the same again within this time.
+REPEAT_SEC = 60.0
+MAX_LISTED = 20
 
 
 @dataclass(slots=True)
@@ -94,6 +117,142 @@ class StatusFile:
         draft = self._path.with_suffix(".tmp")
         draft.write_text(status.text())
         draft.replace(self._path)
+
+
+class Reporter:
+    """Says how it goes, in all three places. `status` is the daemon's own, which it fills in further."""
+
+    def __init__(self, status: Status, logger: logging.Logger, environ: Mapping[str, str]) -> None:
+        self._status = status
+        self._log = logger
+        self._notifier = Notifier(environ)
+        self._file = StatusFile(environ.get("RUNTIME_DIRECTORY", "").split(":")[0])
+        self._file_fault = ""
+        self._is_ready = False
+        self._told: dict[str, float] = {}
+        self._priced: dict[str, float] = {}
+        self._unpriced: set[str] = set()
+        self._override_faults: dict[str, tuple[str, ...]] = {}
+
+    def say(self, state: str, *, role: str, at_once: bool = False) -> None:
+        """Status file, systemd's status line and sign of life."""
+        status = self._status
+        changed = (status.state, status.role) != (state, role)
+        if changed and status.state.startswith("waiting") and state == "ready":
+            self._log.info("Redis is back")
+        status.state, status.role = state, role
+        if state == "ready" and not self._is_ready:
+            self._is_ready = True
+            self._notifier.ready()
+        try:
+            self._file.write(status, at_once=changed or at_once)
+            self._file_fault = ""
+        except OSError as fault:  # no reason to stop working; whoever reads the file sees that it grows old
+            if str(fault) != self._file_fault:
+                self._log.error("the status can't be written: %s", fault)
+            self._file_fault = str(fault)
+        self._notifier.alive(status.line())
+
+    def trouble(self, fault: Exception) -> None:
+        """A fault that ended a session, said once per state."""
+        status, text = self._status, explain(fault)
+        status.errors += 1
+        if text != status.last_error or not status.state.startswith("waiting"):
+            self._log.error("waiting for Redis: %s", text)
+        status.last_error = text
+        self.say(f"waiting for Redis: {text}", role="none")
+
+    def stopped(self) -> None:
+        """The last thing that is said."""
+        self._notifier.stopping()
+        self.say("stopped", role="none")
+
+    def committed(self, decision: Decision, dead_letters: str) -> None:
+        """What a commit published, sent to the stream of `dead_letters`, and found that the operator should read."""
+        self._status.count(decision.counts)
+        for intent in decision.intents:
+            size = plain(intent.qty) if intent.stop_seq == 0 else f"stop {plain(intent.stop or ZERO)}"
+            said = (intent.action.value, intent.key, intent.side.value, size, intent.reason, intent.intent_id)
+            self._log.info("%s %s %s %s (%s) as %s", *said)
+            self._status.count({f"published:{intent.action.value}": 1})
+        for letter in decision.rejected:
+            self._log.warning("entry %s to %s: %s", letter.entry_id, dead_letters, letter.reason)
+        now = time.monotonic()
+        self._told = {text: at for text, at in self._told.items() if now - at < REPEAT_SEC}
+        for note in decision.notes:
+            if note not in self._told:
+                self._told[note] = now
+                self._log.warning("%s", note)
+
+    def lead(self) -> None:
+        """Leading begins: what was seen of prices before says nothing of now."""
+        self._priced = {}
+
+    def priced(self, symbols: Iterable[str]) -> None:
+        """There were prices of `symbols`."""
+        self._priced |= dict.fromkeys(symbols, time.time())
+
+    def progress(self, store: Store, look: Look) -> None:
+        """How far it is, when that is due."""
+        if not self._file.is_due and self._is_ready:
+            return
+        for symbol, faults in store.override_faults.items():
+            if faults != self._override_faults.get(symbol, ()):
+                self._log.warning("overrides of %s refused: %s", symbol, "; ".join(faults))
+        self._override_faults = dict(store.override_faults)
+        status = self._status
+        positions = list(store.state.positions())
+        status.cursor = store.cursor
+        status.lag = look.lag
+        status.kill_switch = look.gate.kill_switch
+        status.positions = sum(1 for position in positions if position.epoch is not None)
+        self._name_unpriced({p.key.symbol for p in positions if p.epoch is not None})
+        status.suspect = [f"{p.key}: {p.suspect}" for p in positions if p.suspect][:MAX_LISTED]
+        reserved = [(p.key, r) for p in positions if p.epoch is not None for r in p.epoch.reservations]
+        unknown = [f"{key}: {r.intent_id}" for key, r in reserved if r.state is ReservationState.UNKNOWN]
+        status.reservations, status.unknown = len(reserved), unknown[:MAX_LISTED]
+        self.say("ready", role="leader")
+
+    def _name_unpriced(self, symbols: set[str]) -> None:
+        """Name the open symbols that had no price for long. What is not evaluated would otherwise stay unseen."""
+        now = time.time()
+        self._priced = {symbol: self._priced.get(symbol, now) for symbol in symbols}
+        self._status.evaluated = max(self._priced.values(), default=None)
+        unpriced = {symbol for symbol, since in self._priced.items() if now - since > UNPRICED_AFTER_SEC}
+        if new := sorted(unpriced - self._unpriced):
+            self._log.warning("no price for %d s: %s", UNPRICED_AFTER_SEC, ", ".join(new[:MAX_LISTED]))
+        self._unpriced = unpriced
+        self._status.unpriced = sorted(unpriced)[:MAX_LISTED]
+
+
+def explain(fault: Exception) -> str:
+    """A fault of Redis in one sentence that says what a person can do, where there is something."""
+    text = str(fault) or type(fault).__name__
+    for kind, sign, sentence in _ADVICE:
+        if isinstance(fault, kind) and sign in text:
+            return f"{sentence} ({text})"
+    return text
+
+
+# By the client's exception, since it takes the code off the text; where it knows none, by the code.
+_ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
+    (AuthenticationError, "required", "Redis wants a password; see REDIS_PASSWORD_FILE"),
+    (
+        AuthenticationError,
+        "",
+        "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
+    ),
+    (NoPermissionError, "", "the Redis user lacks a right; see the ACL file in the documentation"),
+    (OutOfMemoryError, "", "Redis is out of memory and takes no writes; raise maxmemory or free some"),
+    (ReadOnlyError, "", "this Redis is a read-only replica"),
+    (BusyLoadingError, "", "Redis is loading its data"),
+    (
+        RedisConnectionError,
+        "CERTIFICATE_VERIFY_FAILED",
+        "the server's certificate is not to be trusted; see REDIS_TLS_CA_FILE and the name in REDIS_HOST",
+    ),
+    (ResponseError, "MISCONF", "Redis can't persist and takes no writes; look at its disk and its log"),
+)
 
 
 class JsonFormatter(logging.Formatter):

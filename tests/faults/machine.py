@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, Self
 import redis
 
 from harvest_brain.config import Settings
-from harvest_brain.daemon import names_of
 from harvest_brain.redis.names import Names
 from tests.faults import script as scripts
 from tests.faults.nursery import Daemon, Nursery
@@ -76,7 +75,7 @@ class World:
         self.tally = Tally()
         self.lease_log = LeaseLog()
         self.settings: Settings = settings_of(environ)
-        self.names: Names = names_of(self.settings)
+        self.names: Names = self.settings.names()
         self.wires = [Wire(number, self.lease_log) for number in range(DAEMONS)]
         self.proxies = [Proxy(self.server.port, wire) for wire in self.wires]
         self.daemons = [

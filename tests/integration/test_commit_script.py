@@ -34,7 +34,6 @@ from tests.support.wire import (
 
 from harvest_brain.config import load
 from harvest_brain.core.engine import Decision, decide
-from harvest_brain.daemon import bounds_of, names_of
 from harvest_brain.redis.client import make_connection
 from harvest_brain.redis.store import COMMIT, LostLeaseError, RefusedError, StateMovedError, Store, UnusableError
 from harvest_brain.redis.store import Reading as StoreReading
@@ -73,7 +72,7 @@ def prepare(server: RedisServer, redis: Any, mode: str) -> Iterator[Callable[...
         chosen = load(None, server.settings() | {"HARVEST_MODE": mode} | settings).settings
         connection = make_connection(chosen.endpoint())
         transports.append(transport := RedisTransport(connection))
-        store = Store(transport, names_of(chosen), bounds_of(chosen), chosen.policy(), token=TOKEN, config="none")
+        store = Store(transport, chosen.names(), chosen.bounds(), chosen.policy(), token=TOKEN, config="none")
         store.prepare()
         assert store.acquire_lease() == 0
         store.load("0")

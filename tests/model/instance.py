@@ -6,7 +6,6 @@ import time
 from typing import Any
 
 from harvest_brain.config import load
-from harvest_brain.daemon import names_of
 from tests.faults.reference import Reference
 from tests.model.explore import Explorer, Outcome
 from tests.model.process import Replayer
@@ -38,7 +37,7 @@ class Instance:
             "HARVEST_BATCH_SIZE": "2",
         }
         self.loaded = load(None, environ)
-        self.names = names_of(self.loaded.settings)
+        self.names = self.loaded.settings.names()
         self.entries = tuple(
             (f"{self.now_ms - 1000 + number}-0", tuple(f"status {entry}".encode().split()))
             for number, entry in enumerate(_ENTRIES)

@@ -133,7 +133,7 @@ class Replayer:
             patch.object(daemon, "_session", enter),
             patch.object(daemon, "_pause", pause),
             patch.object(daemon._log, "info", lambda text, *words: reasons.append(text % words)),
-            patch.object(daemon, "_trouble", lambda fault: reasons.append(f"trouble: {fault}")),
+            patch.object(daemon._report, "trouble", lambda fault: reasons.append(f"trouble: {fault}")),
         ):
             try:
                 daemon.run()

@@ -12,7 +12,6 @@ from harvest_brain.config import load
 from harvest_brain.core.events import Key, OrderRef, PositionSide
 from harvest_brain.core.policy import RungState
 from harvest_brain.core.position import Epoch, Position, Reservation, ReservationState
-from harvest_brain.daemon import names_of
 from harvest_brain.ops import cli, control
 from harvest_brain.redis.encode import Meta, meta_text, position_text
 from harvest_brain.redis.names import Names
@@ -20,7 +19,7 @@ from harvest_brain.redis.names import Names
 NOW_MS = 1_800_000_000_000
 INTENT = "hb-0123456789abcdef-r1"
 SETTINGS = load(None, {}).settings
-NAMES: Names = names_of(SETTINGS)
+NAMES: Names = SETTINGS.names()
 
 
 def held(reservation: Reservation | None = None, *, suspect: str = "") -> Position:

@@ -15,7 +15,6 @@ from harvest_brain.config import load
 from harvest_brain.core.engine import Gate, State, decide
 from harvest_brain.core.policy import Policy, RungState
 from harvest_brain.core.position import Position, Reservation
-from harvest_brain.daemon import names_of
 from harvest_brain.ops import cli
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.redis.decode import decode
@@ -24,7 +23,7 @@ from harvest_brain.redis.store import UnusableError
 
 NOON_MS = 1_768_737_600_000
 SETTINGS = load(None, {}).settings
-NAMES = names_of(SETTINGS)
+NAMES = SETTINGS.names()
 
 
 class FakeRedis:

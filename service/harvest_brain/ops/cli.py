@@ -19,7 +19,7 @@ import redis
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, Settings, in_force, load, load_switch, table, template
-from harvest_brain.daemon import bounds_of, explain, names_of, run
+from harvest_brain.daemon import run
 from harvest_brain.ops import control, proof
 from harvest_brain.ops.acl import acl_text
 from harvest_brain.ops.control import RefusedError
@@ -30,7 +30,7 @@ from harvest_brain.permit import durability
 from harvest_brain.redis.client import connect, make_connection
 from harvest_brain.redis.store import Store, UnusableError
 from harvest_brain.redis.transport import RedisTransport
-from harvest_brain.report import UNPRICED_AFTER_SEC
+from harvest_brain.report import UNPRICED_AFTER_SEC, explain
 
 HEALTHY_WITHIN_SEC = 15
 WAITS = "no daemon has taken it yet; the next one that leads will"
@@ -133,7 +133,7 @@ def _template(_: argparse.Namespace) -> int:
 def _acl(options: argparse.Namespace) -> int:
     settings = _load(options).settings
     endpoint = settings.endpoint()
-    sys.stdout.write(acl_text(names_of(settings), bounds_of(settings), endpoint.username, endpoint.password()))
+    sys.stdout.write(acl_text(settings.names(), settings.bounds(), endpoint.username, endpoint.password()))
     return 0
 
 
@@ -144,7 +144,7 @@ def _table(_: argparse.Namespace) -> int:
 
 def _overview(options: argparse.Namespace) -> Overview:
     settings = _load(options).settings
-    return overview(connect(settings.endpoint()), names_of(settings), settings.mode)
+    return overview(connect(settings.endpoint()), settings.names(), settings.mode)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -155,9 +155,9 @@ def _status(options: argparse.Namespace) -> int:
 
 def _doctor(options: argparse.Namespace) -> int:
     settings = _load(options).settings
-    names = names_of(settings)
+    names = settings.names()
     with closing(RedisTransport(make_connection(settings.endpoint()))) as transport:
-        store = Store(transport, names, bounds_of(settings), settings.policy(), token="", config="")
+        store = Store(transport, names, settings.bounds(), settings.policy(), token="", config="")
         durable = durability(store.server_facts())
     findings = examine(connect(settings.endpoint()), names, settings.mode, settings.start)
     findings += of_durability(durable, settings.mode)
@@ -185,7 +185,7 @@ def _proof(options: argparse.Namespace) -> int:
 
 def _purge_keys(options: argparse.Namespace) -> int:
     settings = _load(options).settings
-    print(f"removed {purge(connect(settings.endpoint()), names_of(settings))} keys")
+    print(f"removed {purge(connect(settings.endpoint()), settings.names())} keys")
     return 0
 
 
@@ -211,7 +211,7 @@ def _switch(settings: Settings, value: str, action: str, reason: str) -> int:
         was = "unreadable"
     client.set(key, value)
     print(f"{key} was {was}, is {value}")
-    names = names_of(settings)
+    names = settings.names()
     try:
         control.audit(client, names, action, reason, was=was)
     except redis.RedisError as fault:
@@ -222,7 +222,7 @@ def _switch(settings: Settings, value: str, action: str, reason: str) -> int:
 
 def _release(options: argparse.Namespace) -> int:
     settings = _load(options).settings
-    client, names, pending_sec = connect(settings.endpoint()), names_of(settings), settings.pending_timeout_sec
+    client, names, pending_sec = connect(settings.endpoint()), settings.names(), settings.pending_timeout_sec
     seen = overview(client, names, settings.mode)
     taken = control.release(client, names, seen, options.intent, options.reason, pending_sec=pending_sec)
     if taken and overview(client, names, settings.mode).order(options.intent) is not None:
@@ -233,7 +233,7 @@ def _release(options: argparse.Namespace) -> int:
 
 def _clear(options: argparse.Namespace) -> int:
     settings = _load(options).settings
-    client, names = connect(settings.endpoint()), names_of(settings)
+    client, names = connect(settings.endpoint()), settings.names()
     seen = overview(client, names, settings.mode)
     taken = control.clear(client, names, seen, options.symbol, options.reason)
     print(f"{options.symbol} is trusted again; the rungs crossed by now are skipped" if taken else WAITS)

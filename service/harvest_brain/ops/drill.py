@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import redis
 
 from harvest_brain.config import Loaded
-from harvest_brain.daemon import explain
 from harvest_brain.ops import children
 from harvest_brain.redis.client import connect
+from harvest_brain.report import explain
 
 TTL_SEC = 600
 STEP_SEC = 30.0

@@ -24,7 +24,6 @@ from redis.exceptions import NoPermissionError, ResponseError
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, load
-from harvest_brain.daemon import bounds_of, explain, names_of
 from harvest_brain.ops.doctor import Finding, examine
 from harvest_brain.ops.drill import drill
 from harvest_brain.permit import durability
@@ -33,6 +32,7 @@ from harvest_brain.redis.encode import META_FIELD, Meta, parse_meta
 from harvest_brain.redis.names import Names
 from harvest_brain.redis.store import OLDEST_REDIS, Store, UnusableError
 from harvest_brain.redis.transport import RedisTransport
+from harvest_brain.report import explain
 
 PASS, FAIL, UNKNOWN = "pass", "fail", "can't tell"
 EXIT_CODES = {PASS: 0, FAIL: 1, UNKNOWN: 3}
@@ -79,7 +79,7 @@ class Scene:
 
     @cached_property
     def names(self) -> Names:
-        return names_of(self.loaded.settings)
+        return self.loaded.settings.names()
 
     @cached_property
     def said(self) -> dict[str, Any] | None:
@@ -105,7 +105,7 @@ class Scene:
         """What the server says of its persistence and of eviction; what it doesn't show is missing."""
         settings = self.loaded.settings
         with closing(RedisTransport(make_connection(settings.endpoint()))) as transport:
-            store = Store(transport, self.names, bounds_of(settings), settings.policy(), token="", config="")
+            store = Store(transport, self.names, settings.bounds(), settings.policy(), token="", config="")
             return store.server_facts()
 
 

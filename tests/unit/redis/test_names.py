@@ -7,12 +7,11 @@ from dataclasses import fields
 import pytest
 
 from harvest_brain.config import load
-from harvest_brain.daemon import names_of
 from harvest_brain.redis.names import Names
 
 
 def names(**environ: str) -> Names:
-    return names_of(load(None, environ).settings)
+    return load(None, environ).settings.names()
 
 
 def test_every_key_has_the_name_that_is_promised() -> None:
