@@ -23,7 +23,7 @@ demo: $(VENV)/demo.installed ## the whole loop at work in under a minute; ARGS="
 test: containers lint deploy-lint unit integration fault-tests molecule ## everything that continuous integration checks
 
 test-deploy: SCENARIO = --all
-test-deploy: deploy-lint molecule ## every deployment scenario; takes its time
+test-deploy: deploy-lint all-hosts molecule ## every deployment scenario; takes its time
 
 lint: $(VENV)/dev.installed ## style, types, import laws
 	$(BIN)/ruff check
@@ -58,6 +58,10 @@ molecule: $(VENV)/dev.installed $(VENV)/deploy.installed hosts bundle ## deploy 
 
 hosts:
 	@tests/containers/prepare.sh debian12 debian13
+
+.PHONY: all-hosts
+all-hosts: hosts
+	@tests/containers/prepare.sh ubuntu2204 ubuntu2404
 
 containers: $(VENV)/dev.installed ## the container engine and the images that tests need
 	@tests/containers/prepare.sh redis daemon

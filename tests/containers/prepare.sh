@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make everything ready that the tests need of containers, and say what was found in .containers/env.
 #
-#   tests/containers/prepare.sh [redis] [daemon] [debian12] [debian13]     (no name: redis and daemon)
+#   tests/containers/prepare.sh [redis] [daemon] [debian12] [debian13] [ubuntu2204] [ubuntu2404]    (no name: redis and daemon)
 #
 # Looks before it acts, so the same command serves on a bare Debian as root (the engine is installed and started, the
 # base images are made from the distribution's packages), beside an engine without a registry, and on a laptop that can
@@ -85,19 +85,29 @@ bootstrap() {
     inputs="$suite $packages"
     is_made "$image" "$inputs" && return 0
     command -v mmdebstrap >/dev/null || install_packages mmdebstrap || give_up "apt could not install mmdebstrap"
-    say "making $image from the packages of Debian $suite"
-    sources=$out/$suite.sources
-    # The machine's own package source, so that none is named here.
-    machine=/etc/apt/sources.list.d/debian.sources
-    [ -e "$machine" ] || machine=/etc/apt/sources.list
-    codename=$(. /etc/os-release && printf %s "$VERSION_CODENAME")
-    sed "s/$codename/$suite/g" "$machine" >"$sources"
-    mmdebstrap --quiet --variant=apt --include="$packages" \
+    say "making $image from the packages of $suite"
+    case $suite in
+    jammy | noble)
+        # From where mmdebstrap takes an Ubuntu by itself. Debian has no keyring for it, so the archive's key lies here.
+        sources=
+        set -- --keyring="$PWD/$here/ubuntu-archive.asc" --components=main,universe
+        ;;
+    *)
+        sources=$out/$suite.sources
+        # The machine's own package source, so that none is named here.
+        machine=/etc/apt/sources.list.d/debian.sources
+        [ -e "$machine" ] || machine=/etc/apt/sources.list
+        codename=$(. /etc/os-release && printf %s "$VERSION_CODENAME")
+        sed "s/$codename/$suite/g" "$machine" >"$sources"
+        set --
+        ;;
+    esac
+    mmdebstrap --quiet --variant=apt --include="$packages" "$@" \
         --setup-hook='mkdir -p "$1/usr/local/share/ca-certificates"' \
         --setup-hook='cp /usr/local/share/ca-certificates/*.crt "$1/usr/local/share/ca-certificates/" 2>/dev/null || :' \
         --customize-hook='chroot "$1" update-ca-certificates >/dev/null 2>&1 || :' \
         --customize-hook='rm -rf "$1"/var/cache/apt/archives/*.deb' \
-        "$suite" - "$sources" 2>"$out/$suite.log" |
+        "$suite" - ${sources:+"$sources"} 2>"$out/$suite.log" |
         docker import --change "LABEL $label=\"$inputs\"" --change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' - "$image" >/dev/null ||
         give_up "mmdebstrap could not make $image, see $out/$suite.log"
 }
@@ -158,8 +168,10 @@ for name in $wanted; do
         docker compose version >/dev/null 2>&1 || command -v docker-compose >/dev/null ||
             install_packages docker-compose || say "no docker compose here, and apt has none"
         ;;
-    debian12 | debian13)
+    debian12 | debian13 | ubuntu2204 | ubuntu2404)
         case $name in
+        ubuntu2204) base_of ubuntu:22.04 jammy localhost/ubuntu:jammy ca-certificates ;;
+        ubuntu2404) base_of ubuntu:24.04 noble localhost/ubuntu:noble ca-certificates ;;
         debian12) base_of debian:bookworm-slim bookworm localhost/python:3.11-bookworm $python ;;
         debian13) base_of debian:trixie-slim trixie localhost/debian:trixie ca-certificates ;;
         esac
@@ -167,7 +179,7 @@ for name in $wanted; do
         note "TEST_IMAGE_HOST_$(echo "$name" | tr a-z A-Z)" "localhost/harvest-brain-host-$name:$tag"
         ;;
     *)
-        say "unknown image $name; there are redis, daemon, debian12, debian13"
+        say "unknown image $name; there are redis, daemon, debian12, debian13, ubuntu2204, ubuntu2404"
         exit 2
         ;;
     esac
