@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -16,12 +17,13 @@ from tests.faults.nursery import Nursery
 from tests.faults.proxy import Verdict
 from tests.faults.taps import At, Trap
 from tests.faults.test_crash_points import scenario
-from tests.support.waiting import PATIENCE_SEC, stays, wait_until
+from tests.support.waiting import stays, wait_until
 from tests.support.wire import dump
 
 LEASE_SEC = 2
-# The lease runs out, a standby looks every quarter of a second; on a machine that others use it may take longer to run.
+# The lease runs out, a standby looks every quarter of a second.
 TAKE_OVER_SEC = LEASE_SEC + 1
+TAKE_OVERS = 5
 TIME_OUT_SEC = 5  # longer than the lease: an old leader that wakes still has its connection
 SOME_ENTRIES = 5
 ALL_ENTRIES = 100
@@ -49,9 +51,9 @@ class Stage:
         return time.monotonic() - began
 
 
-@pytest.fixture(params=["shadow", "live"])
-def stage(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[Stage]:
-    script = scenario(request.param)
+@contextmanager
+def on_stage(mode: str, nursery: Nursery) -> Iterator[Stage]:
+    script = scenario(mode)
     with World(nursery, {**script.environ, "REDIS_TIMEOUT_SEC": str(TIME_OUT_SEC)}) as world:
         assert world.settings.lease_sec == LEASE_SEC
         feeder = Feeder(world, script)
@@ -63,6 +65,12 @@ def stage(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[Stage]:
         made = Stage(world, feeder)
         feeder.push(SOME_ENTRIES)
         made.wait_taken_in()
+        yield made
+
+
+@pytest.fixture(params=["shadow", "live"])
+def stage(request: pytest.FixtureRequest, nursery: Nursery) -> Iterator[Stage]:
+    with on_stage(request.param, nursery) as made:
         yield made
 
 
@@ -87,16 +95,29 @@ def _connect(world: World) -> None:
     world.wires[0].flow()
 
 
+@pytest.mark.parametrize("mode", ["shadow", "live"])
 @pytest.mark.parametrize(
     ("lose", "find"), [(_kill, None), (_freeze, _thaw), (_cut_off, _connect)], ids=["killed", "frozen", "cut off"]
 )
 def test_a_leader_that_is_lost_is_replaced_within_its_lease_and_a_second_and_is_no_danger_when_it_is_back(
-    stage: Stage, lose: Callable[[World], None], find: Callable[[World], None] | None
+    nursery: Nursery, lose: Callable[[World], None], find: Callable[[World], None] | None, mode: str
 ) -> None:
+    """A machine that is busy with something else may need longer for one take-over, not for each."""
+    took: list[float] = []
+    for _ in range(TAKE_OVERS):
+        with on_stage(mode, nursery) as stage:
+            took.append(_take_over(stage, lose, find))
+        if took[-1] < TAKE_OVER_SEC:
+            return
+    pytest.fail(f"it took {took} s")
+
+
+def _take_over(stage: Stage, lose: Callable[[World], None], find: Callable[[World], None] | None) -> float:
+    """Returns how many seconds nobody led."""
     world = stage.world
     lose(world)
     stage.feeder.push(SOME_ENTRIES)
-    assert stage.seconds_until_led_by(1) < TAKE_OVER_SEC * max(1.0, PATIENCE_SEC / 30)
+    seconds = stage.seconds_until_led_by(1)
     stage.wait_taken_in()
     if find is not None:
         before = dump(world.server.client())
@@ -107,6 +128,7 @@ def test_a_leader_that_is_lost_is_replaced_within_its_lease_and_a_second_and_is_
         assert after == before
         assert world.leader() == 1
     stage.finish()
+    return seconds
 
 
 @pytest.mark.parametrize("at", list(At))

@@ -94,15 +94,15 @@ def test_the_status_is_renewed_every_two_seconds_and_replaced_whole(redis: Any, 
     daemon = start_daemon()
     path = daemon.directory / "status.json"
     seen: dict[int, float] = {}
-    for number in range(300):
+
+    def gaps() -> list[float]:
         seen[path.stat().st_ino] = json.loads(path.read_text())["updated"]
-        if number % 10 == 0:
-            redis.xadd(EXECUTIONS, PRICE)
-        time.sleep(0.02)
-    times = sorted(set(seen.values()))
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert len(gaps) >= 2
-    assert all(1.9 <= gap <= 4 for gap in gaps)
+        redis.xadd(EXECUTIONS, PRICE)
+        return [later - earlier for earlier, later in pairwise(sorted(set(seen.values())))]
+
+    # However many entries come in between, not sooner; not later either, where nothing else keeps the machine busy.
+    wait_until(lambda: len(gaps()) >= 3 and min(gaps()) < 2.6)
+    assert min(gaps()) >= 1.9
     assert [name.name for name in daemon.directory.iterdir() if "status" in name.name] == ["status.json"]
 
 
@@ -129,7 +129,7 @@ def test_a_status_that_cannot_be_written_is_said_once_and_stops_nothing(redis: A
 def test_incident_15_a_position_that_is_never_evaluated_is_named_and_fails_health(
     redis: Any, start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    soon = changed_program(tmp_path, "import harvest_brain.report\nharvest_brain.report.UNPRICED_AFTER_SEC = 6\n")
+    soon = changed_program(tmp_path, "import harvest_brain.report\nharvest_brain.report.UNPRICED_AFTER_SEC = 10\n")
     daemon = start_daemon(**soon)
 
     def health() -> str:
@@ -137,14 +137,14 @@ def test_incident_15_a_position_that_is_never_evaluated_is_named_and_fails_healt
         assert done.returncode == (1 if done.stderr else 0)
         return done.stderr
 
-    time.sleep(6.5)
+    time.sleep(10.5)
     assert health() == "", "without positions nothing is missing"
     feed(redis, fill("ETHUSDT", "BUY", "1", "100"), fill("BTCUSDT", "BUY", "1", "100"))
     daemon.wait_for(positions=2)
     assert health() == ""
     daemon.wait_for(unpriced=["BTCUSDT", "ETHUSDT"])
     assert "2 positions are open and none has had a price for" in health()
-    named = [line for line in daemon.log().splitlines() if "no price for 6 s: " in line]
+    named = [line for line in daemon.log().splitlines() if "no price for 10 s: " in line]
     assert all(any(symbol in line for line in named) for symbol in ("BTCUSDT", "ETHUSDT"))
     feed(redis, tick("ETHUSDT", "100"))
     daemon.wait_for(unpriced=["BTCUSDT"])
