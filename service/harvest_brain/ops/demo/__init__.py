@@ -15,7 +15,7 @@ import threading
 import time
 from decimal import Decimal
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Self
 
 from harvest_brain.ops.demo.exchange import Exchange, Venue
 from harvest_brain.ops.demo.ledger import Happening, Ledger
@@ -83,19 +83,15 @@ def main(argv: list[str]) -> int:
     except InputError as fault:
         print(f"harvest-brain demo: {fault}", file=sys.stderr)
         return 2
-    before = [signal.signal(number, _interrupt) for number in SIGNALS]
     try:
-        with Stage(market, options.live) as stage:
-            summary, picture = _perform(stage, market, options, Screen(sys.stdout, quiet))
+        with Interruption() as interruption, Stage(market, options.live) as stage:
+            summary, picture = _perform(stage, market, options, Screen(sys.stdout, quiet), interruption)
     except StageError as fault:
         print(f"harvest-brain demo: {fault}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("harvest-brain demo: stopped; nothing is left running", file=sys.stderr)
         return 130
-    finally:
-        for number, handler in zip(SIGNALS, before, strict=True):
-            signal.signal(number, handler)
     try:
         options.picture.write_text(picture, encoding="utf-8")
     except OSError as fault:
@@ -140,13 +136,39 @@ def _options(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def _interrupt(*_: object) -> NoReturn:
-    for number in SIGNALS:  # a second Ctrl-C doesn't disturb the tidying up
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
+class Interruption:
+    """Within it, the first of SIGNALS raises `KeyboardInterrupt`; a second one doesn't disturb the tidying up.
+
+    Python swallows what a signal raises inside a destructor or a callback of the garbage collector. So the signal is
+    remembered as well, and `check` raises what was lost.
+    """
+
+    def __init__(self) -> None:
+        self._came = False
+        self._before: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self._before = [signal.signal(number, self._interrupt) for number in SIGNALS]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in zip(SIGNALS, self._before, strict=True):
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raises `KeyboardInterrupt` when a signal has come."""
+        if self._came:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, *_: object) -> None:
+        if not self._came:
+            self._came = True
+            raise KeyboardInterrupt
 
 
-def _perform(stage: Stage, market: Market, options: argparse.Namespace, screen: Screen) -> tuple[Summary, str]:
+def _perform(
+    stage: Stage, market: Market, options: argparse.Namespace, screen: Screen, interruption: Interruption
+) -> tuple[Summary, str]:
     """The run from the first price to the last answer."""
     stage.command("arm")  # in live mode nothing is published before somebody has said so
     db = stage.connect()
@@ -161,6 +183,7 @@ def _perform(stage: Stage, market: Market, options: argparse.Namespace, screen: 
     try:
         with screen:
             while venue.is_alive():
+                interruption.check()
                 ledger.read(db, FRAME_MS)
                 _sound(stage, venue, operator)
                 now = time.monotonic() - started
