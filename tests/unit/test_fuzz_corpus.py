@@ -19,7 +19,7 @@ from harvest_brain.core.events import (
     Release,
     Snapshot,
 )
-from harvest_brain.redis.decode import _KNOWN_NAMES, decode_control, decode_market, decode_pnl, decode_snapshot
+from harvest_brain.redis.decode import _EXACT, decode_control, decode_market, decode_pnl, decode_snapshot
 
 FUZZ = Path(__file__).parents[1] / "fuzz"
 CORPUS = sorted((FUZZ / "corpus").iterdir())
@@ -70,7 +70,7 @@ def test_the_position_of_the_fuzzing_has_the_harvest_that_its_words_name_on_its_
 
 def test_the_fuzzer_knows_every_name_that_the_decoder_looks_for() -> None:
     words = (FUZZ / "words.dict").read_text()
-    assert [name for name in _KNOWN_NAMES if f'"{name}"' not in words] == []
+    assert [name for name in _EXACT if f'"{name}"' not in words] == []
 
 
 def test_the_corpus_stays_small() -> None:

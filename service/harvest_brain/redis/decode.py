@@ -39,38 +39,39 @@ from harvest_brain.core.numbers import ARITHMETIC, MAX_INTEGER_DIGITS, ZERO, par
 
 MAX_ENTRY_BYTES = 64 * 1024
 
-SIDE = ("side", "action")
-QUANTITY = ("qty", "quantity", "filled_qty", "executed_qty", "filled_quantity")
-PRICE = ("price", "avg_price", "fill_price", "filled_price", "current_price")
-ENTRY_PRICE = ("entry_price",)
-NOTIONAL = ("position_size_usd",)
-STOP = ("stop_loss", "sl", "stop")
-FILL_ID = ("fill_id", "trade_id", "exec_id")
-ORDER_ID = ("order_id", "orderId")
-CLIENT_ORDER_ID = ("client_order_id", "clientOrderId")
-CORRELATION_ID = ("correlation_id",)
-TIME = ("timestamp", "ts")
-FEE_USD = ("fee_usd",)
-FEE = ("fee", *FEE_USD, "commission")
-FEE_ASSET = ("fee_asset",)
-CUMULATIVE = ("cum_qty", "cumulative_qty")
-ACCOUNT = ("account", "account_id")
-POSITION_SIDE = ("position_side", "positionSide")
-SYMBOL = ("symbol",)
-STATUS = ("status",)
-BID, ASK = ("bid",), ("ask",)
-POSITION_QUANTITY = ("position_qty", *QUANTITY)
-MARK = ("mark_price",)
-UNREALIZED = ("unrealized_pnl",)
-
-_KNOWN_NAMES = frozenset(
-    name
-    for names in (
-        *(SIDE, QUANTITY, PRICE, ENTRY_PRICE, NOTIONAL, STOP, FILL_ID, ORDER_ID, CLIENT_ORDER_ID, CORRELATION_ID, TIME),
-        *(FEE, FEE_ASSET, CUMULATIVE, ACCOUNT, POSITION_SIDE, SYMBOL, STATUS, BID, ASK),
-    )
-    for name in names
-)
+# What each thing that is looked for may be called.
+_NAMES = {
+    "symbol": ("symbol",),
+    "status": ("status",),
+    "side": ("side", "action"),
+    "quantity": ("qty", "quantity", "filled_qty", "executed_qty", "filled_quantity"),
+    "price": ("price", "avg_price", "fill_price", "filled_price", "current_price"),
+    "entry_price": ("entry_price",),
+    "position_size_usd": ("position_size_usd",),
+    "stop": ("stop_loss", "sl", "stop"),
+    "fill id": ("fill_id", "trade_id", "exec_id"),
+    "order id": ("order_id", "orderId"),
+    "client order id": ("client_order_id", "clientOrderId"),
+    "correlation id": ("correlation_id",),
+    "time": ("timestamp", "ts"),
+    "fee": ("fee",),
+    "fee_usd": ("fee_usd",),
+    "commission": ("commission",),
+    "fee asset": ("fee_asset",),
+    "cumulative quantity": ("cum_qty", "cumulative_qty"),
+    "account": ("account", "account_id"),
+    "position side": ("position_side", "positionSide"),
+    "bid": ("bid",),
+    "ask": ("ask",),
+    "position_qty": ("position_qty",),
+    "mark_price": ("mark_price",),
+    "unrealized_pnl": ("unrealized_pnl",),
+    "intent": ("intent",),
+}
+# By name: what it means, and how many names for that come before it. Exact ones come before those in another case.
+_EXACT = {name: (thing, place) for thing, names in _NAMES.items() for place, name in enumerate(names)}
+_IN_ANY_CASE = {name.lower(): (thing, place + 100) for name, (thing, place) in _EXACT.items()}
+_LAST = 1_000
 
 _SIDES = {"BUY": Side.BUY, "LONG": Side.BUY, "SELL": Side.SELL, "SHORT": Side.SELL}
 _POSITION_SIDES = {
@@ -96,6 +97,7 @@ _MILLISECOND_DIGITS = 13  # from 2001 to 2286
 _LATEST_MS = 253_402_300_799_999  # 9999-12-31, the last day that can be written as ISO 8601
 
 
+Message = dict[str, Any]  # values by what they mean; of those that are present none is empty
 E = TypeVar("E")
 
 
@@ -103,36 +105,17 @@ class _UnusableError(ValueError):
     """Why an entry can't be used."""
 
 
-def decode(entry_id: str, fields: list[bytes]) -> Execution:
-    """The event of an entry of the execution stream. `fields`: name, value, name, value, as Redis holds them."""
-    return _usable(_event, entry_id, fields)
+def _decoder(read: Callable[[str, Message], E]) -> Callable[[str, list[bytes]], E | Malformed]:
+    """The decoder of a stream: from an entry's id and fields (name, value, name, value, as Redis holds them) to what
+    `read` makes of them, or `Malformed`."""
 
+    def decode_entry(entry_id: str, fields: list[bytes]) -> E | Malformed:
+        try:
+            return read(entry_id, _message(fields))
+        except (ValueError, RecursionError) as fault:
+            return Malformed(entry_id, _reason(fault), tuple(fields))
 
-def decode_market(entry_id: str, fields: list[bytes]) -> Price | Malformed:
-    """The price of an entry of the market price stream: `price`, else the middle of `bid` and `ask`."""
-    return _usable(_market, entry_id, fields)
-
-
-def decode_snapshot(entry_id: str, fields: list[bytes]) -> Snapshot | Malformed:
-    """What an entry of the position snapshots says."""
-    return _usable(_snapshot, entry_id, fields)
-
-
-def decode_pnl(entry_id: str, fields: list[bytes]) -> PnlSnapshot | Malformed:
-    """What an entry of the profit snapshots says."""
-    return _usable(_pnl, entry_id, fields)
-
-
-def decode_control(entry_id: str, fields: list[bytes]) -> Release | Clear | Malformed:
-    """What the operator says."""
-    return _usable(_control, entry_id, fields)
-
-
-def _usable(read: Callable[[str, _Document], E], entry_id: str, fields: list[bytes]) -> E | Malformed:
-    try:
-        return read(entry_id, _document(fields))
-    except (_UnusableError, ValueError, RecursionError) as fault:
-        return Malformed(entry_id, _reason(fault), tuple(fields))
+    return decode_entry
 
 
 def arrival_ms(entry_id: str) -> int:
@@ -140,37 +123,7 @@ def arrival_ms(entry_id: str) -> int:
     return int(entry_id.partition("-")[0])
 
 
-class _Document:
-    """The fields of a message by name, with the fall-back to names without regard to case, and then to what is
-    `around` it."""
-
-    __slots__ = ("_around", "_folded", "_named")
-
-    def __init__(self, named: Mapping[str, Any], around: _Document | None = None) -> None:
-        self._named = named
-        self._around = around
-        self._folded: dict[str, Any] | None = None
-        if not named.keys() <= _KNOWN_NAMES:
-            self._folded = {}
-            for name, value in named.items():
-                if value is not None and value != "":
-                    self._folded.setdefault(name.lower(), value)
-
-    def first(self, names: tuple[str, ...]) -> Any:
-        """The first value present and not empty under one of `names`, or None."""
-        for name in names:
-            value = self._named.get(name)
-            if value is not None and value != "":
-                return value
-        if self._folded is not None:
-            for name in names:
-                value = self._folded.get(name.lower())
-                if value is not None:
-                    return value
-        return None if self._around is None else self._around.first(names)
-
-
-def _document(fields: list[bytes]) -> _Document:
+def _message(fields: list[bytes]) -> Message:
     # Decoding all fields at once costs a third of decoding each; a field that holds the separator is no text anyway.
     joined = b"\0".join(fields)
     if len(joined) >= MAX_ENTRY_BYTES + len(fields):  # the separators are one fewer than the fields
@@ -187,11 +140,23 @@ def _document(fields: list[bytes]) -> _Document:
         raise _UnusableError("a field stands twice")
     for carrier in ("payload", "data", "json"):
         if carrier in named:
-            message = _object(carrier, named.pop(carrier))
-            around = _Document(named) if named else None
-            signal = message.get("signal")
-            return _Document(message, _Document(signal, around) if isinstance(signal, dict) else around)
-    return _Document(named)
+            inner = _object(carrier, named.pop(carrier))
+            signal = inner.get("signal")
+            around = _understood(named, {})
+            return _understood(inner, _understood(signal, around) if isinstance(signal, dict) else around)
+    return _understood(named, {})
+
+
+def _understood(named: Mapping[str, Any], around: Message) -> Message:
+    """What `named` says by what it means, before what is said `around` it."""
+    message = dict(around)
+    places: dict[str, int] = {}
+    for name, value in named.items():
+        thing, place = _EXACT.get(name) or _IN_ANY_CASE.get(name.lower()) or ("", _LAST)
+        if place < places.get(thing, _LAST) and value is not None and value != "":
+            places[thing] = place
+            message[thing] = value
+    return message
 
 
 def _object(carrier: str, text: str) -> dict[str, Any]:
@@ -222,112 +187,103 @@ _PARSER = json.JSONDecoder(
 )
 
 
-def _event(entry_id: str, document: _Document) -> Execution:
-    status = document.first(STATUS)
+@_decoder
+def decode(entry_id: str, message: Message) -> Execution:
+    """An entry of the execution stream."""
+    status = message.get("status")
     if not isinstance(status, str):
         raise _UnusableError("no status" if status is None else f"status {shorten(repr(status))} is not a text")
     status = status.strip().upper()
     if status == "PRICE_UPDATE":
-        return _priced(entry_id, document, _price(document))
+        return _priced(entry_id, message, _positive(message, "price"))
     complete = status in COMPLETE_FILLS
     if complete or status in PARTIAL_FILLS:
-        return _fill(entry_id, document, complete)
+        return _fill(entry_id, message, complete)
     if status in ENDED or status in NOTED:
-        symbol = _name("symbol", document.first(SYMBOL))
-        return OrderUpdate(entry_id, _time(entry_id, document), symbol, status, status in ENDED, _order(document))
+        symbol = _name(message, "symbol")
+        return OrderUpdate(entry_id, _time(entry_id, message), symbol, status, status in ENDED, _order(message))
     return Passed(entry_id, status if _STATUS.fullmatch(status) else "UNREADABLE")
 
 
-def _market(entry_id: str, document: _Document) -> Price:
-    bid, ask = document.first(BID), document.first(ASK)
-    if document.first(PRICE) is None and bid is not None and ask is not None:
-        price = ARITHMETIC.divide(ARITHMETIC.add(_positive("bid", bid), _positive("ask", ask)), Decimal(2))
-    else:
-        price = _price(document)
-    return _priced(entry_id, document, price)
+@_decoder
+def decode_market(entry_id: str, message: Message) -> Price:
+    """An entry of the market price stream: `price`, else the middle of `bid` and `ask`."""
+    if "price" not in message and "bid" in message and "ask" in message:
+        both = ARITHMETIC.add(_positive(message, "bid"), _positive(message, "ask"))
+        return _priced(entry_id, message, ARITHMETIC.divide(both, Decimal(2)))
+    return _priced(entry_id, message, _positive(message, "price"))
 
 
-def _snapshot(entry_id: str, document: _Document) -> Snapshot:
-    symbol, account, side = _name("symbol", document.first(SYMBOL)), document.first(ACCOUNT), document.first(SIDE)
-    key = Key(_name("account", account) if account is not None else "", symbol, _position_side(document))
-    quantity = document.first(POSITION_QUANTITY)
-    if quantity is None:
-        raise _UnusableError("no position_qty")
-    qty = _number("position_qty", quantity)
+@_decoder
+def decode_snapshot(entry_id: str, message: Message) -> Snapshot:
+    """An entry of the position snapshots."""
+    key, side = _key(message), message.get("side")
+    qty = _number(message, _present(message, "position_qty", "quantity"))
     # Some count short positions below zero, some name the side, some do both; a flat one has no side to speak of.
     signs = {1 if qty > 0 else -1} if qty < 0 or (side is None and key.position_side is PositionSide.NET) else set()
     if side is not None and qty:
-        signs.add(_side(side).sign)
+        signs.add(_side(message).sign)
     if key.position_side is not PositionSide.NET:
         signs.add(1 if key.position_side is PositionSide.LONG else -1)
     if qty and len(signs) > 1:
         raise _UnusableError(f"position_qty {qty}, side {side!r} and {key.position_side} contradict each other")
     return Snapshot(
         entry_id,
-        happened_ms(_time(entry_id, document), arrival_ms(entry_id)),
+        happened_ms(_time(entry_id, message), arrival_ms(entry_id)),
         key,
         signs.pop() * abs(qty) if qty else ZERO,
-        _positive("entry_price", document.first(ENTRY_PRICE)) if qty else ZERO,
-        _not_negative("mark_price", document.first(MARK)) or None,
-        _not_negative("stop", document.first(STOP)) or None,
+        _positive(message, "entry_price") if qty else ZERO,
+        _not_negative(message, "mark_price") or None,
+        _not_negative(message, "stop") or None,
     )
 
 
-def _pnl(entry_id: str, document: _Document) -> PnlSnapshot:
-    unrealized = document.first(UNREALIZED)
-    if unrealized is None:
-        raise _UnusableError("no unrealized_pnl")
-    time_ms = happened_ms(_time(entry_id, document), arrival_ms(entry_id))
-    symbol = _name("symbol", document.first(SYMBOL))
-    return PnlSnapshot(entry_id, time_ms, symbol, _number("unrealized_pnl", unrealized))
+@_decoder
+def decode_pnl(entry_id: str, message: Message) -> PnlSnapshot:
+    """An entry of the profit snapshots."""
+    time_ms = happened_ms(_time(entry_id, message), arrival_ms(entry_id))
+    return PnlSnapshot(entry_id, time_ms, _name(message, "symbol"), _number(message, "unrealized_pnl"))
 
 
-def _control(entry_id: str, document: _Document) -> Release | Clear:
-    action, symbol = document.first(("action",)), _name("symbol", document.first(SYMBOL))
+@_decoder
+def decode_control(entry_id: str, message: Message) -> Release | Clear:
+    """What the operator says."""
+    action, symbol = message.get("side"), _name(message, "symbol")  # what is called `action`
     if action == "release":
-        return Release(entry_id, arrival_ms(entry_id), symbol, _identifier(document.first(("intent",))))
+        return Release(entry_id, arrival_ms(entry_id), symbol, _identifier(message, "intent"))
     if action == "clear":
         return Clear(entry_id, symbol)
     raise _UnusableError(f"action {shorten(repr(action))} is neither release nor clear")
 
 
-def _priced(entry_id: str, document: _Document, price: Decimal) -> Price:
-    symbol = _name("symbol", document.first(SYMBOL))
-    return Price(entry_id, _time(entry_id, document), symbol, price, arrival_ms(entry_id))
+def _priced(entry_id: str, message: Message, price: Decimal) -> Price:
+    return Price(entry_id, _time(entry_id, message), _name(message, "symbol"), price, arrival_ms(entry_id))
 
 
-def _fill(entry_id: str, document: _Document, complete: bool) -> Fill:
-    symbol = _name("symbol", document.first(SYMBOL))
-    account = document.first(ACCOUNT)
-    side = _side(document.first(SIDE))
-    price = document.first(PRICE)
-    price = _positive("price", document.first(ENTRY_PRICE) if price is None else price)
-    cumulative = document.first(CUMULATIVE)
-    if cumulative is not None:
-        cumulative = _positive("cumulative quantity", cumulative)
-    quantity = document.first(QUANTITY)
-    notional = document.first(NOTIONAL)
-    if quantity is not None:
-        qty = _positive("quantity", quantity)
+def _fill(entry_id: str, message: Message, complete: bool) -> Fill:
+    key, side = _key(message), _side(message)
+    price = _positive(message, _present(message, "price", "entry_price"))
+    cumulative = _positive(message, "cumulative quantity") if "cumulative quantity" in message else None
+    if "quantity" in message:
+        qty = _positive(message, "quantity")
     elif cumulative is not None:
         qty = cumulative
-    elif notional is not None:
-        qty = _derived(_positive("position_size_usd", notional), price)
+    elif "position_size_usd" in message:
+        qty = _derived(_positive(message, "position_size_usd"), price)
     else:
         raise _UnusableError("a fill without a quantity")
-    stop = _not_negative("stop", document.first(STOP))
-    fee, fee_asset = _fee(document)
+    fee, fee_asset = _fee(message)
     return Fill(
         entry_id,
-        _time(entry_id, document),
-        Key(_name("account", account) if account is not None else "", symbol, _position_side(document)),
+        _time(entry_id, message),
+        key,
         side,
         qty,
         price,
         complete,
-        _order(document),
-        _identifier(document.first(FILL_ID)),
-        stop or None,
+        _order(message),
+        _identifier(message, "fill id"),
+        _not_negative(message, "stop") or None,
         fee,
         fee_asset,
         cumulative,
@@ -339,31 +295,30 @@ def _derived(notional: Decimal, price: Decimal) -> Decimal:
     quantity = ARITHMETIC.divide(notional, price)
     if quantity < 10**MAX_INTEGER_DIGITS:
         quantity = quantity.quantize(_DERIVED_QUANTITY, ROUND_DOWN, context=ARITHMETIC)
-    return _positive("position_size_usd / price", quantity)
+    return _positive({"position_size_usd / price": quantity}, "position_size_usd / price")
 
 
-def _fee(document: _Document) -> tuple[Decimal, str]:
+def _fee(message: Message) -> tuple[Decimal, str]:
     """A fill's fee and the asset it was paid in; what is called `fee_usd` is dollars, whatever asset stands beside."""
-    fee = document.first(FEE)
-    if fee is None:
-        return ZERO, ""
-    in_usd = document.first(("fee",)) is None and document.first(FEE_USD) is not None
-    return _number("fee", fee), "USD" if in_usd else _identifier(document.first(FEE_ASSET))
+    for name in ("fee", "fee_usd", "commission"):
+        if name in message:
+            return _number(message, name), "USD" if name == "fee_usd" else _identifier(message, "fee asset")
+    return ZERO, ""
 
 
-def _price(document: _Document) -> Decimal:
-    return _positive("price", document.first(PRICE))
+def _order(message: Message) -> OrderRef:
+    return OrderRef(*(_identifier(message, name) for name in ("order id", "client order id", "correlation id")))
 
 
-def _order(document: _Document) -> OrderRef:
-    return OrderRef(
-        _identifier(document.first(ORDER_ID)),
-        _identifier(document.first(CLIENT_ORDER_ID)),
-        _identifier(document.first(CORRELATION_ID)),
-    )
+def _present(message: Message, *names: str) -> str:
+    """The first of `names` that the message has, or the first."""
+    return next((name for name in names if name in message), names[0])
 
 
-def _number(what: str, value: object) -> Decimal:
+def _number(message: Message, what: str) -> Decimal:
+    value = message.get(what)
+    if value is None:
+        raise _UnusableError(f"no {what}")
     if not isinstance(value, (str, Decimal)):
         raise _UnusableError(f"{what} {shorten(repr(value))} is not a number")
     try:
@@ -372,43 +327,44 @@ def _number(what: str, value: object) -> Decimal:
         raise _UnusableError(f"{what} {fault}") from None
 
 
-def _positive(what: str, value: object) -> Decimal:
-    if value is None:
-        raise _UnusableError(f"no {what}")
-    number = _number(what, value)
+def _positive(message: Message, what: str) -> Decimal:
+    number = _number(message, what)
     if number <= 0:
         raise _UnusableError(f"{what} {number} is not above 0")
     return number
 
 
-def _not_negative(what: str, value: object) -> Decimal:
+def _not_negative(message: Message, what: str) -> Decimal:
     """A number that may be missing, or 0, which is how many producers say that there is none."""
-    number = ZERO if value is None else _number(what, value)
+    number = _number(message, what) if what in message else ZERO
     if number < 0:
         raise _UnusableError(f"{what} {number} is below 0")
     return number
 
 
-def _side(value: object) -> Side:
-    side = _SIDES.get(value.strip().upper()) if isinstance(value, str) else None
-    if side is None:
-        raise _UnusableError(
-            "no side" if value is None else f"side {shorten(repr(value))} is none of BUY, LONG, SELL, SHORT"
-        )
-    return side
+def _key(message: Message) -> Key:
+    account = _name(message, "account") if "account" in message else ""
+    symbol = _name(message, "symbol")
+    side = _one_of(_POSITION_SIDES, message, "position side") if "position side" in message else PositionSide.NET
+    return Key(account, symbol, side)
 
 
-def _position_side(document: _Document) -> PositionSide:
-    value = document.first(POSITION_SIDE)
+def _side(message: Message) -> Side:
+    return _one_of(_SIDES, message, "side")
+
+
+def _one_of(known: Mapping[str, E], message: Message, what: str) -> E:
+    value = message.get(what)
+    found = known.get(value.strip().upper()) if isinstance(value, str) else None
     if value is None:
-        return PositionSide.NET
-    side = _POSITION_SIDES.get(value.strip().upper()) if isinstance(value, str) else None
-    if side is None:
-        raise _UnusableError(f"position side {shorten(repr(value))} is none of NET, BOTH, LONG, SHORT")
-    return side
+        raise _UnusableError(f"no {what}")
+    if found is None:
+        raise _UnusableError(f"{what} {shorten(repr(value))} is none of {', '.join(known)}")
+    return found
 
 
-def _name(what: str, value: object) -> str:
+def _name(message: Message, what: str) -> str:
+    value = message.get(what)
     if value is None:
         raise _UnusableError(f"no {what}")
     text = _text(value)
@@ -430,18 +386,19 @@ def _is_name(text: str) -> bool:
     return _NAME.fullmatch(text) is not None
 
 
-def _identifier(value: object) -> str:
+def _identifier(message: Message, what: str) -> str:
+    value = message.get(what)
     if value is None:
         return ""
     text = _text(value)
     if not _IDENTIFIER.fullmatch(text):
-        raise _UnusableError(f"identifier {shorten(repr(value))} is not 1 to 128 printable characters without spaces")
+        raise _UnusableError(f"{what} {shorten(repr(value))} is not 1 to 128 printable characters without spaces")
     return text
 
 
-def _time(entry_id: str, document: _Document) -> int:
+def _time(entry_id: str, message: Message) -> int:
     """Event time in milliseconds: ISO 8601, or a number of seconds or milliseconds; else the time in the entry id."""
-    value = document.first(TIME)
+    value = message.get("time")
     if value is None:
         return arrival_ms(entry_id)
     if isinstance(value, str):

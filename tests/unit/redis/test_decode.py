@@ -428,12 +428,12 @@ def test_an_entry_that_is_no_message_is_a_dead_letter(fields: list[bytes], expec
         ({"stop_loss": "tight"}, "stop 'tight' is not a number"),
         ({"stop_loss": -1}, "stop -1 is below 0"),
         ({"fee": "free"}, "fee 'free' is not a number"),
-        ({"fee": "1", "fee_asset": "E T H"}, "identifier 'E T H' is not 1 to 128 printable characters without spaces"),
-        ({"order_id": "a b"}, "identifier 'a b' is not 1 to 128 printable characters"),
-        ({"order_id": "x" * 129}, "identifier 'xxx"),
-        ({"fill_id": ["a"]}, "identifier ['a'] is not 1 to 128 printable characters"),
-        ({"correlation_id": "é"}, "identifier 'é' is not 1 to 128 printable characters"),
-        ({"client_order_id": "\ud800"}, "identifier '\\ud800' is not 1 to 128 printable characters"),
+        ({"fee": "1", "fee_asset": "E T H"}, "fee asset 'E T H' is not 1 to 128 printable characters without spaces"),
+        ({"order_id": "a b"}, "order id 'a b' is not 1 to 128 printable characters"),
+        ({"order_id": "x" * 129}, "order id 'xxx"),
+        ({"fill_id": ["a"]}, "fill id ['a'] is not 1 to 128 printable characters"),
+        ({"correlation_id": "é"}, "correlation id 'é' is not 1 to 128 printable characters"),
+        ({"client_order_id": "\ud800"}, "client order id '\\ud800' is not 1 to 128 printable characters"),
     ],
 )
 def test_a_fill_that_cannot_be_used_is_a_dead_letter_that_names_the_value(
@@ -473,7 +473,7 @@ def test_an_id_with_a_huge_exponent_is_refused_without_being_written_out() -> No
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert reason(event).startswith("identifier Decimal('1E+9999999') is not 1 to 128 printable characters")
+    assert reason(event).startswith("order id Decimal('1E+9999999') is not 1 to 128 printable characters")
     assert peak < 1_000_000
 
 

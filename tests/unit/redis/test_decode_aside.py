@@ -178,7 +178,7 @@ def test_what_the_operator_says() -> None:
         ({"action": "buy", "symbol": "X"}, "action 'buy' is neither release nor clear"),
         ({"symbol": "X"}, "action None is neither"),
         ({"action": "clear"}, "no symbol"),
-        ({"action": "release", "symbol": "X", "intent": "a b"}, "identifier 'a b'"),
+        ({"action": "release", "symbol": "X", "intent": "a b"}, "intent 'a b'"),
     ],
 )
 def test_what_nobody_can_have_said_is_refused(fields: dict[str, str], complaint: str) -> None:

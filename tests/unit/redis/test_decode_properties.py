@@ -16,7 +16,7 @@ from tests.fuzz.invariants import check_entry
 
 from harvest_brain.core import numbers
 from harvest_brain.core.numbers import parse_decimal
-from harvest_brain.redis.decode import _KNOWN_NAMES, MAX_ENTRY_BYTES
+from harvest_brain.redis.decode import _EXACT, MAX_ENTRY_BYTES
 
 STATUSES = (
     *("FILLED", "PARTIAL", "PARTIALLY_FILLED", "PARTIAL_FILL", "PRICE_UPDATE", "REJECTED", "EXPIRED", "CANCELED"),
@@ -27,7 +27,7 @@ HOSTILE_NUMBERS = (
     *("9" * 15, "9" * 16, "0." + "0" * 23 + "1", "0." + "0" * 24 + "1", " 5 ", "+5", "5.", ".5", "٣", "", " "),
     *("1768737600", "1768737600000", "2026-01-18T12:00:00Z", "2026-01-18T12:00:00\ud80000:00", "0001-01-01"),
 )
-NAMES = st.sampled_from([*sorted(_KNOWN_NAMES), "signal", "payload", "data", "json", "Qty", "PRICE", "x"])
+NAMES = st.sampled_from([*sorted(_EXACT), "signal", "payload", "data", "json", "Qty", "PRICE", "x"])
 SCALARS: st.SearchStrategy[Any] = (
     st.none()
     | st.booleans()
