@@ -23,8 +23,9 @@ from redis.exceptions import RedisError
 
 from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded
-from harvest_brain.core.engine import decide, enter_live, leave_live
+from harvest_brain.core.engine import decide
 from harvest_brain.core.events import Price
+from harvest_brain.core.mode import enter_live, leave_live
 from harvest_brain.core.numbers import plain
 from harvest_brain.permit import NEVER, live_permit
 from harvest_brain.redis.client import make_connection

@@ -13,9 +13,10 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from harvest_brain.config import Settings, load
-from harvest_brain.core.engine import Decision, Gate, State, decide, enter_live, remembered_names
+from harvest_brain.core.engine import Decision, Gate, State, decide, remembered_names
 from harvest_brain.core.events import Malformed
 from harvest_brain.core.intents import Action, Intent
+from harvest_brain.core.mode import enter_live
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import override_terms
 from harvest_brain.redis.decode import decode

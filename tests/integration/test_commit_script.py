@@ -173,7 +173,10 @@ def test_a_price_that_grew_old_on_the_way_to_the_commit_is_refused(redis: Any, p
 
 def test_a_price_from_the_future_is_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
     commit = prepare()
-    later = tuple(intent._replace(price_ms=intent.price_ms + 10_000) for intent in commit.decision.intents)
+    later = tuple(
+        intent._replace(trigger=intent.trigger._replace(time_ms=intent.trigger.time_ms + 10_000))
+        for intent in commit.decision.intents
+    )
     assert_refused(redis, commit._replace(decision=replace(commit.decision, intents=later)), RefusedError, "stale")
 
 

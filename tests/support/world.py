@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from harvest_brain.core.engine import Book, Decision, Gate, State, decide
+from harvest_brain.core.books import Book
+from harvest_brain.core.engine import Decision, Gate, State, decide
 from harvest_brain.core.events import Event, Fill, Gap, Key, OrderRef, OrderUpdate, PositionSide, Price, Side, Snapshot
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.numbers import ZERO

@@ -24,9 +24,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from decimal import ROUND_DOWN, Decimal, localcontext
+from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
 
+from harvest_brain.core.books import Book, book_of
+from harvest_brain.core.due import Due, due_harvest, due_stop, noted
 from harvest_brain.core.events import (
     PLAUSIBLE_ARRIVAL_MS,
     Clear,
@@ -40,57 +42,18 @@ from harvest_brain.core.events import (
     PnlSnapshot,
     Price,
     Release,
-    Side,
     Snapshot,
     happened_ms,
 )
-from harvest_brain.core.intents import Action, Intent, belongs_to, harvest_claim, own_name, stop_claim
+from harvest_brain.core.intents import Action, Intent, belongs_to, own_name
 from harvest_brain.core.market import Market
-from harvest_brain.core.numbers import ARITHMETIC, INFINITY, ZERO, plain
-from harvest_brain.core.policy import (
-    Policy,
-    RungState,
-    Terms,
-    break_even,
-    share_of,
-    trailing_stop,
-    worth_moving,
-)
-from harvest_brain.core.position import (
-    Epoch,
-    Position,
-    Reservation,
-    ReservationState,
-    fold,
-    give_up,
-    settle_fill,
-    settle_update,
-    suspected,
-    time_out,
-)
+from harvest_brain.core.numbers import ARITHMETIC, ZERO, plain
+from harvest_brain.core.policy import Policy, Terms
+from harvest_brain.core.position import Position, Reservation, fold, suspected
 from harvest_brain.core.reconcile import compare, differs_grossly, excludes, skip_crossed
+from harvest_brain.core.reservations import give_up, settle_fill, settle_update, time_out
 
 FUTURE_MS = 5_000
-R_PLACES = Decimal("0.0001")
-
-NEVER_MS = 2**63
-
-
-class Book(NamedTuple):
-    """All that is known of one symbol: its price memory while a position is open, and its positions.
-
-    A price strictly between `quiet_above` and `quiet_below` can change nothing but the price memory, unless it closes a
-    bar while a stop trails (`trails`), or makes a reservation unknown of which nothing was heard since `silent_since`.
-    So a tick that crosses nothing costs three comparisons. That is an optimisation: with an empty quiet range the same
-    is decided.
-    """
-
-    market: Market | None
-    positions: tuple[Position, ...]
-    quiet_above: Decimal = -INFINITY
-    quiet_below: Decimal = INFINITY
-    trails: bool = False
-    silent_since: int = NEVER_MS
 
 
 class Waiting(NamedTuple):
@@ -209,91 +172,6 @@ def decide(state: State, events: Sequence[Event], gate: Gate, policy: Policy) ->
         for event in events:
             _HANDLERS[type(event)](batch, event)
         return batch.decision()
-
-
-def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
-    """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten.
-
-    They stand in the order of their keys. That of their fills would be lost on a restart, and with it the order in
-    which the same price is judged by each of them.
-    """
-    kept = tuple(sorted((p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms), key=_key_of))
-    if market is None or all(p.epoch is None for p in kept):
-        return Book(None, kept)
-    low, high, trails, silent_since = -INFINITY, INFINITY, False, NEVER_MS
-    with localcontext(ARITHMETIC):
-        for position in kept:
-            if position.epoch is None:
-                continue
-            edge = _next_edge(position, market)
-            if position.qty > 0:
-                high = min(high, edge)
-            else:
-                low = max(low, edge)
-            trails = trails or position.epoch.extreme is not None
-            for reservation in position.epoch.reservations:
-                if reservation.state is not ReservationState.UNKNOWN:
-                    silent_since = min(silent_since, reservation.heard_ms)
-    return Book(market, kept, low, high, trails, silent_since)
-
-
-def _key_of(position: Position) -> Key:
-    return position.key
-
-
-def _next_edge(position: Position, market: Market) -> Decimal:
-    """The nearest price on the winning side from which on this position has something to decide."""
-    epoch = position.open_epoch
-    terms, sign = epoch.terms, epoch.sign
-    if position.why_not_harvested:
-        return sign * INFINITY
-    if epoch.resize_due:
-        return -sign * INFINITY
-    edges = [
-        position.price_at(terms.trigger(rung))
-        for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
-        if rung_state is RungState.ARMED or index >= epoch.crossed
-    ]
-    edges += [sign * max(sign * better.stop, sign * better.since) for better in _better_stops(position, market)]
-    if epoch.extreme is not None:
-        edges.append(epoch.extreme)
-    elif terms.trail_atr_mult:
-        edges.append(position.price_at(terms.trail_start_r))
-    return sign * min((sign * edge for edge in edges), default=INFINITY)
-
-
-def enter_live(state: State, *, catch_up: bool = False) -> Decision:
-    """What going from shadow to live does to the open epochs: every rung that was crossed by then, fired or not, is
-    skipped, and nothing is owed from before, so there is no burst. To `catch_up` instead, the rungs that shadow mode
-    passed are armed again, and the next fresh price fires those it reaches; what live mode did before stays done."""
-    return _changed_mode(state, _caught_up if catch_up else lambda position: _spent(skip_crossed(position)))
-
-
-def leave_live(state: State) -> Decision:
-    """What going from live to shadow does: the rungs that are through are closed for good, as their orders are out.
-    Reservations stay, since those orders are on their way whatever mode is next."""
-    return _changed_mode(state, _spent)
-
-
-def _changed_mode(state: State, change: Callable[[Position], Position]) -> Decision:
-    books = {
-        symbol: book_of(book.market, [p if p.epoch is None else change(p) for p in book.positions])
-        for symbol, book in state.books.items()
-    }
-    return Decision(books, state.waiting, {}, (), (), {})
-
-
-def _spent(position: Position) -> Position:
-    return _remarked(position, lambda rung: rung if rung is RungState.ARMED else RungState.SKIPPED)
-
-
-def _caught_up(position: Position) -> Position:
-    return _remarked(position, lambda rung: rung if rung is RungState.SKIPPED else RungState.ARMED)
-
-
-def _remarked(position: Position, mark: Callable[[RungState], RungState]) -> Position:
-    epoch = position.open_epoch
-    return replace(position, epoch=replace(epoch, rungs=tuple(map(mark, epoch.rungs)), target=ZERO, issued=ZERO))
 
 
 class _Batch:
@@ -556,40 +434,38 @@ class _Batch:
         if position.why_not_harvested:
             self._no_longer_waits(position.key)
             return position
-        position = _noted(position, event.price)
+        position = noted(position, event.price)
         if not refusal and self.policy.live and not self.policy.live_allow_fallback:
             refusal = "fallback risk" if position.open_epoch.risk_source == "fallback" else ""
-        harvest = _due_harvest(position, event.price)
+        harvest = due_harvest(position, event, self.policy.fresh_ms)
         if harvest is not None:
-            position = self._publish_or_wait(position, harvest, event, refusal)
-        move = _due_stop(position, market, event.price)
+            position = self._publish_or_wait(position, harvest, refusal)
+        move = due_stop(position, market, event, self.policy.fresh_ms)
         if move is not None:
-            position = self._publish_or_wait(position, move, event, refusal)
+            position = self._publish_or_wait(position, move, refusal)
         if harvest is None and move is None:
             self._no_longer_waits(position.key)
         return position
 
-    def _publish_or_wait(self, position: Position, due: _Due, event: Price, refusal: str) -> Position:
+    def _publish_or_wait(self, position: Position, due: Due, refusal: str) -> Position:
+        intent = due.intent
         if refusal:
             self.counts[f"refused:{refusal}"] += 1
             return position
-        if due.qty == 0:
+        if intent.qty == 0:
             self.counts["rung:carried"] += 1
             return replace(position, epoch=due.after)
-        if any(claim in self.gate.published for claim in due.claims):
+        if any(claim in self.gate.published for claim in intent.claims):
             # It is out already, so it is marked as if this decision had published it.
             self.counts["refused:already published"] += 1
-            return self._marked(position, due, event)
-        if not self._may_take_token(position.key, event.time_ms):
+        elif self._may_take_token(position.key, intent.trigger.time_ms):
+            self.intents.append(intent)
+        else:
             self.counts["refused:rate"] += 1
             return position
-        self.intents.append(_intent(position, due, event, self.policy.fresh_ms))
-        return self._marked(position, due, event)
-
-    def _marked(self, position: Position, due: _Due, event: Price) -> Position:
         after = due.after
-        if due.action is Action.HARVEST and self.policy.live:
-            reservation = Reservation(due.claims[-1], due.qty, event.time_ms)
+        if intent.action is Action.HARVEST and self.policy.live:
+            reservation = Reservation(intent.intent_id, intent.qty, intent.trigger.time_ms)
             after = replace(after, reservations=(*after.reservations, reservation))
         return replace(position, epoch=after)
 
@@ -620,146 +496,3 @@ _HANDLERS: Mapping[type, Callable[[_Batch, Any], None]] = {
     Passed: _Batch.passed,
     Malformed: _Batch.malformed,
 }
-
-
-def _noted(position: Position, price: Decimal) -> Position:
-    """The position having seen `price`: how many rungs were ever reached, and the trail's best price."""
-    epoch = position.open_epoch
-    terms = epoch.terms
-    crossed = max(epoch.crossed, sum(position.has_reached(price, terms.trigger(rung)) for rung in terms.ladder))
-    extreme = epoch.extreme
-    if extreme is None:
-        if terms.trail_atr_mult and position.has_reached(price, terms.trail_start_r):
-            extreme = price
-    elif epoch.sign * (price - extreme) > 0:
-        extreme = price
-    if crossed == epoch.crossed and extreme is epoch.extreme:
-        return position
-    return replace(position, epoch=replace(epoch, crossed=crossed, extreme=extreme))
-
-
-@dataclass(frozen=True, slots=True)
-class _Due:
-    """Something to publish: the epoch as it is `after` publishing, and what the intent says. A harvest of quantity 0
-    is a carried rung: the epoch remembers it, nothing goes out."""
-
-    action: Action
-    after: Epoch
-    claims: tuple[str, ...]
-    qty: Decimal
-    reason: str
-    rungs: tuple[Decimal, ...] = ()
-    stop: Decimal | None = None
-
-
-def _due_harvest(position: Position, price: Decimal) -> _Due | None:
-    """The one partial close for all rungs that `price` has crossed."""
-    epoch = position.open_epoch
-    terms = epoch.terms
-    crossed = tuple(
-        index
-        for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
-        if rung_state is RungState.ARMED and position.has_reached(price, terms.trigger(rung))
-    )
-    if not crossed:
-        return None
-    free = abs(position.qty) - epoch.outstanding
-    share = share_of(terms, crossed, epoch.peak, epoch.target, epoch.issued, free, price)
-    mark = RungState.FIRED if share.qty else RungState.CARRIED
-    after = replace(
-        epoch,
-        rungs=tuple(mark if index in crossed else rung_state for index, rung_state in enumerate(epoch.rungs)),
-        target=share.target,
-        issued=epoch.issued + share.qty,
-    )
-    highest = terms.trigger(terms.ladder[crossed[-1]])
-    return _Due(
-        Action.HARVEST,
-        after,
-        tuple(harvest_claim(epoch.epoch_id, index) for index in crossed),
-        share.qty,
-        f"R={plain(_shown_r(position, price))} >= {plain(highest)}",
-        rungs=tuple(terms.ladder[index].level for index in crossed),
-    )
-
-
-class _Better(NamedTuple):
-    """A stop that is better than the present one, due from the price `since` on, as long as it protects."""
-
-    stop: Decimal
-    since: Decimal
-    action: Action
-    why: str
-
-
-def _better_stops(position: Position, market: Market) -> list[_Better]:
-    """What break-even and trail come to, where it is worth announcing."""
-    epoch = position.open_epoch
-    terms, sign = epoch.terms, epoch.sign
-    even = break_even(sign, position.average, terms)
-    stops = [_Better(even, position.price_at(terms.be_at_r), Action.BREAK_EVEN, "break-even")]
-    atr = market.atr(terms.trail_atr_period)
-    if epoch.extreme is not None and atr is not None:
-        trail = trailing_stop(sign, epoch.extreme, atr, terms)
-        stops.append(_Better(trail, trail, Action.TRAIL, f"trailing {plain(epoch.extreme)}"))
-    return [better for better in stops if worth_moving(sign, epoch.stop, better.stop, terms)]
-
-
-def _due_stop(position: Position, market: Market, price: Decimal) -> _Due | None:
-    """The best of the stops that are due at `price` and on its protective side, else the same stop for a changed
-    size."""
-    epoch = position.open_epoch
-    sign = epoch.sign
-    due = [
-        better
-        for better in _better_stops(position, market)
-        if sign * (price - better.since) >= 0 and sign * (price - better.stop) > 0
-    ]
-    if due:
-        stop, _, action, why = max(due, key=lambda better: sign * better.stop)
-    elif epoch.resize_due and epoch.stop is not None:
-        stop, action, why = epoch.stop, Action.RESIZE, f"{plain(abs(position.qty))} left to protect"
-    else:
-        return None
-    sequence = epoch.stop_seq + 1
-    return _Due(
-        action,
-        replace(epoch, stop=stop, stop_seq=sequence, resize_due=False),
-        (stop_claim(epoch.epoch_id, sequence),),
-        abs(position.qty),
-        f"R={plain(_shown_r(position, price))}: {why}",
-        stop=stop,
-    )
-
-
-def _shown_r(position: Position, price: Decimal) -> Decimal:
-    """R cut to four places, never rounded up past a rung."""
-    return position.r_at(price).quantize(R_PLACES, ROUND_DOWN)
-
-
-def _intent(position: Position, due: _Due, event: Price, fresh_ms: int) -> Intent:
-    epoch = position.open_epoch
-    move = due.action is not Action.HARVEST
-    return Intent(
-        action=due.action,
-        intent_id=due.claims[-1],
-        claims=due.claims,
-        key=position.key,
-        side=Side.SELL if epoch.sign > 0 else Side.BUY,
-        qty=due.qty,
-        reason=due.reason,
-        r=_shown_r(position, event.price),
-        rungs=due.rungs,
-        unrealized=position.gain(event.price) * abs(position.qty),
-        epoch_id=epoch.epoch_id,
-        position_qty=position.qty,
-        average=position.average,
-        price=event.price,
-        price_ms=event.time_ms,
-        expires_ms=event.time_ms + fresh_ms,
-        trace_id=event.entry_id,
-        risk_source=epoch.risk_source,
-        stop=due.stop if move else epoch.stop,
-        prev_stop=epoch.stop if move else None,
-        stop_seq=due.after.stop_seq if move else 0,
-    )

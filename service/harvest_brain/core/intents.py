@@ -7,13 +7,15 @@ consumer that forgets to deduplicate still can't double an order: the exchange r
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from harvest_brain.core.events import Key, OrderRef, Side
+from harvest_brain.core.events import Key, OrderRef, Price, Side
+from harvest_brain.core.position import Position
 
 OWN_PREFIX = "hb-"
+R_PLACES = Decimal("0.0001")
 
 
 class Action(StrEnum):
@@ -26,34 +28,57 @@ class Action(StrEnum):
 
 
 class Intent(NamedTuple):
-    """A decision to publish. Quantities in base asset, prices and `unrealized` in quote currency, `r` in R.
+    """A decision to publish: `qty` (base asset) of the open `position` as it was before, at the price that is the
+    `trigger`, by whose event time freshness is judged.
 
-    `claims` are the names of which each may be used once, for ever: an entry per rung, or one for a stop move.
-    `price_ms` is the event time of what triggered it: freshness is judged by it. `stop` is the epoch's stop, for a stop
-    move the new one, with `prev_stop` the one before and `stop_seq` its number in the epoch.
+    `claims` are the names of which each may be used once, for ever: an entry per rung, or one for a stop move. `rungs`
+    are their levels in R. `stop` is the epoch's stop (quote currency), for a stop move the new one, with `prev_stop`
+    the one before and `stop_seq` its number in the epoch.
     """
 
     action: Action
-    intent_id: str
     claims: tuple[str, ...]
-    key: Key
-    side: Side
+    position: Position
+    trigger: Price
     qty: Decimal
     reason: str
-    r: Decimal
-    rungs: tuple[Decimal, ...]
-    unrealized: Decimal
-    epoch_id: str
-    position_qty: Decimal
-    average: Decimal
-    price: Decimal
-    price_ms: int
     expires_ms: int
-    trace_id: str
-    risk_source: str
-    stop: Decimal | None
+    rungs: tuple[Decimal, ...] = ()
+    stop: Decimal | None = None
     prev_stop: Decimal | None = None
     stop_seq: int = 0
+
+    @property
+    def intent_id(self) -> str:
+        return self.claims[-1]
+
+    @property
+    def key(self) -> Key:
+        return self.position.key
+
+    @property
+    def epoch_id(self) -> str:
+        return self.position.open_epoch.epoch_id
+
+    @property
+    def side(self) -> Side:
+        """The side that closes the position."""
+        return Side.SELL if self.position.open_epoch.sign > 0 else Side.BUY
+
+    @property
+    def r(self) -> Decimal:
+        """R at the trigger, see `shown_r`."""
+        return shown_r(self.position, self.trigger.price)
+
+    @property
+    def unrealized(self) -> Decimal:
+        """What the whole position has gained at the trigger, in quote currency."""
+        return self.position.gain(self.trigger.price) * abs(self.position.qty)
+
+
+def shown_r(position: Position, price: Decimal) -> Decimal:
+    """R at `price` cut to four places, never rounded up past a rung."""
+    return position.r_at(price).quantize(R_PLACES, ROUND_DOWN)
 
 
 def harvest_claim(epoch_id: str, rung: int) -> str:

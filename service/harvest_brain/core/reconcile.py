@@ -30,7 +30,8 @@ from typing import NamedTuple
 from harvest_brain.core.events import Key, OrderRef, PnlSnapshot, PositionSide, Snapshot
 from harvest_brain.core.numbers import BASIS_POINT, ZERO, plain
 from harvest_brain.core.policy import RungState, Terms, risk_of
-from harvest_brain.core.position import Epoch, Holding, Position, capped, epoch_id_of, suspected
+from harvest_brain.core.position import Epoch, Holding, Position, epoch_id_of, suspected
+from harvest_brain.core.reservations import capped
 
 # Producers count in binary floating point; what differs by less is the same quantity.
 QUANTITY_NOISE = Decimal("1e-9")

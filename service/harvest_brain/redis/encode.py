@@ -54,7 +54,7 @@ def intent_entry(intent: Intent, *, live: bool) -> list[str]:
         *("event_type", kind),
         *("payload", intent_payload(intent, live=live)),
         *("source", SOURCE),
-        *("timestamp", iso(intent.price_ms)),
+        *("timestamp", iso(intent.trigger.time_ms)),
         *("correlation_id", intent.intent_id),
     ]
 
@@ -90,14 +90,14 @@ def intent_payload(intent: Intent, *, live: bool) -> str:
         "dry_run": not live,
         "source": SOURCE,
         "correlation_id": intent.intent_id,
-        "trace_id": intent.trace_id,
+        "trace_id": intent.trigger.entry_id,
         "epoch_id": intent.epoch_id,
-        "position_qty": intent.position_qty,
-        "entry_price": intent.average,
-        "price": intent.price,
+        "position_qty": intent.position.qty,
+        "entry_price": intent.position.average,
+        "price": intent.trigger.price,
         "stop_loss": intent.stop,
-        "risk_source": intent.risk_source,
-        "timestamp": iso(intent.price_ms),
+        "risk_source": intent.position.open_epoch.risk_source,
+        "timestamp": iso(intent.trigger.time_ms),
         "expires_at": iso(intent.expires_ms),
     }
     parts = [f'"{name}":{_json_value(value)}' for name, value in fields.items()]

@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
 
-from harvest_brain.core.engine import Book, Decision, Gate, State, book_of, remembered_names
+from harvest_brain.core.books import Book, book_of
+from harvest_brain.core.engine import Decision, Gate, State, remembered_names
 from harvest_brain.core.events import Event, Fill, Gap, Malformed, Price, Snapshot
 from harvest_brain.core.intents import Action
 from harvest_brain.core.market import Market
@@ -462,7 +463,7 @@ class Store:
             *map(names.fill, decision.applied),
             *map(names.history, symbols),
         ]
-        price_times = [intent.price_ms for intent in decision.intents] or [0]
+        price_times = [intent.trigger.time_ms for intent in decision.intents] or [0]
         arguments: list[Argument] = [
             *(self._token, bounds.lease_ms, int(self.policy.live), self._stored, meta_text(meta)),
             *(names.group, meta.cursors[names.executions], meta.entries_read),

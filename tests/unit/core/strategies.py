@@ -14,7 +14,8 @@ from typing import Any
 from hypothesis import strategies as st
 from tests.support.world import STEP_MS, World
 
-from harvest_brain.core.engine import Book, Decision
+from harvest_brain.core.books import Book
+from harvest_brain.core.engine import Decision
 from harvest_brain.core.events import (
     Clear,
     Event,
@@ -187,7 +188,7 @@ class Settle:
             return world.fill(
                 intent.side,
                 intent.qty if complete else intent.qty / 2,
-                intent.price,
+                intent.trigger.price,
                 complete=complete,
                 symbol=intent.key.symbol,
                 position_side=intent.key.position_side,

@@ -7,8 +7,8 @@ from decimal import Decimal
 
 from tests.support.world import SYMBOL, Way, World, policy
 
-from harvest_brain.core.engine import enter_live
 from harvest_brain.core.events import Clear, Event, Gap, Malformed, Passed, PnlSnapshot, PositionSide, Release, Side
+from harvest_brain.core.mode import enter_live
 from harvest_brain.core.numbers import ZERO
 
 

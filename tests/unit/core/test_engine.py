@@ -9,22 +9,21 @@ from typing import Any
 import pytest
 from tests.support.world import LONG, START_MS, SYMBOL, Way, World, harvests, policy, stops, terms
 
+from harvest_brain.core.books import Book, book_of
 from harvest_brain.core.engine import (
     FUTURE_MS,
-    Book,
     Decision,
     Gate,
     Identity,
     State,
     Waiting,
-    book_of,
-    enter_live,
     fill_identity,
     remembered_names,
 )
 from harvest_brain.core.events import Key, Malformed, Passed, PositionSide, Price, Side
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
+from harvest_brain.core.mode import enter_live
 from harvest_brain.core.numbers import INFINITY, ZERO
 from harvest_brain.core.policy import RungState
 from harvest_brain.core.position import Position, ReservationState
@@ -342,26 +341,24 @@ def test_a_rung_is_published_with_all_that_a_consumer_needs(way: Way, live: bool
     epoch_id = world.epoch().epoch_id
     assert intent == Intent(
         action=Action.HARVEST,
-        intent_id=f"hb-{epoch_id}-r1",
         claims=(f"hb-{epoch_id}-r1",),
-        key=Key("", SYMBOL, PositionSide.NET),
-        side=way.closing,
+        position=intent.position,
+        trigger=tick,
         qty=D("0.25"),
         reason="R=0.52 >= 0.5",
-        r=D("0.52"),
-        rungs=(D("0.5"),),
-        unrealized=D("1.04"),
-        epoch_id=epoch_id,
-        position_qty=D(way.sign),
-        average=D(100),
-        price=way.at("1.04"),
-        price_ms=tick.time_ms,
         expires_ms=tick.time_ms + 30_000,
-        trace_id=tick.entry_id,
-        risk_source="stop",
+        rungs=(D("0.5"),),
         stop=way.at(-2),
         prev_stop=None,
         stop_seq=0,
+    )
+    assert intent.key == Key("", SYMBOL, PositionSide.NET)
+    assert (intent.position.qty, intent.position.average, intent.epoch_id) == (D(way.sign), D(100), epoch_id)
+    assert (intent.intent_id, intent.side, intent.r, intent.unrealized) == (
+        f"hb-{epoch_id}-r1",
+        way.closing,
+        D("0.52"),
+        D("1.04"),
     )
 
 
@@ -494,7 +491,7 @@ def test_shadow_harvests_on_fallback_risk_and_says_so(way: Way) -> None:
     world = World(policy())
     world.open(way, stop_at=None)
     [intent] = world.price(way.at(1))
-    assert (intent.risk_source, intent.stop) == ("fallback", None)
+    assert (intent.position.open_epoch.risk_source, intent.stop) == ("fallback", None)
 
 
 # Reservations.
@@ -971,26 +968,23 @@ def test_the_stop_goes_to_break_even(way: Way, live: bool) -> None:
     even = D("100.11") if way is LONG else D("99.90")
     assert move == Intent(
         action=Action.BREAK_EVEN,
-        intent_id=f"hb-{epoch.epoch_id}-s1",
         claims=(f"hb-{epoch.epoch_id}-s1",),
-        key=Key("", SYMBOL, PositionSide.NET),
-        side=way.closing,
+        position=move.position,
+        trigger=tick,
         qty=D("1.5"),
         reason="R=0.5: break-even",
-        r=D("0.5"),
-        rungs=(),
-        unrealized=D("1.5"),
-        epoch_id=epoch.epoch_id,
-        position_qty=way.sign * D("1.5"),
-        average=D(100),
-        price=way.at(1),
-        price_ms=tick.time_ms,
         expires_ms=tick.time_ms + 30_000,
-        trace_id=tick.entry_id,
-        risk_source="stop",
+        rungs=(),
         stop=even,
         prev_stop=way.at(-2),
         stop_seq=1,
+    )
+    assert (move.position.qty, move.position.open_epoch.stop) == (way.sign * D("1.5"), way.at(-2))
+    assert (move.intent_id, move.side, move.r, move.unrealized) == (
+        f"hb-{epoch.epoch_id}-s1",
+        way.closing,
+        D("0.5"),
+        D("1.5"),
     )
     assert (epoch.stop, epoch.stop_seq, epoch.reservations) == (even, 1, ())
     assert world.price(way.at("1.5")) == ()

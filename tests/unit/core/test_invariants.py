@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from tests.unit.core.strategies import (
     trades,
 )
 
-from harvest_brain.core.engine import Book
+from harvest_brain.core.books import Book
 from harvest_brain.core.events import (
     Event,
     Fill,
@@ -180,7 +181,7 @@ def test_incident_02_every_intent_is_above_zero_and_on_the_closing_side(policy: 
     for step in play(World(policy), history):
         for intent in step.intents:
             held = position_of(step.before, intent)
-            assert intent.position_qty == held.qty
+            assert intent.position.qty == held.qty
             assert intent.side is (Side.SELL if held.qty > 0 else Side.BUY)
             assert 0 < intent.qty <= abs(held.qty)
 
@@ -191,7 +192,7 @@ def test_incident_02_a_harvest_always_shrinks_the_position(policy: Policy, histo
         for intent in step.intents:
             if intent.action is Action.HARVEST:
                 held = position_of(step.before, intent)
-                filled = Fill("1-0", 0, intent.key, intent.side, intent.qty, intent.price, True, _NOBODY)
+                filled = Fill("1-0", 0, intent.key, intent.side, intent.qty, intent.trigger.price, True, _NOBODY)
                 left = fold(held, filled, "x", policy.terms).position
                 assert abs(left.qty) < abs(held.qty)
                 assert left.qty * held.qty >= 0
@@ -205,7 +206,7 @@ def test_incident_14_every_harvest_is_one_that_an_exchange_takes(policy: Policy,
                 rules = position_of(step.before, intent).open_epoch.terms
                 assert intent.qty % rules.qty_step == 0
                 assert intent.qty >= rules.min_qty
-                assert intent.qty * intent.price >= rules.min_notional
+                assert intent.qty * intent.trigger.price >= rules.min_notional
 
 
 @given(policies(), histories())
@@ -265,8 +266,8 @@ def test_i6_every_intent_rests_on_a_fresh_price(policy: Policy, history: list[To
     for step in play(World(policy), history):
         for intent in step.intents:
             assert isinstance(step.event, Price)
-            assert intent.price_ms == step.event.time_ms
-            assert -5_000 <= step.now_ms - intent.price_ms <= policy.fresh_ms
+            assert intent.trigger.time_ms == step.event.time_ms
+            assert -5_000 <= step.now_ms - intent.trigger.time_ms <= policy.fresh_ms
 
 
 @given(policies(), histories(), st.integers(30_001, 10**9))
@@ -341,18 +342,18 @@ def test_a_stop_is_a_ratchet_with_its_moves_in_order(policy: Policy, history: li
         for intent in step.intents:
             if intent.action is Action.HARVEST:
                 continue
-            sign = 1 if intent.position_qty > 0 else -1
+            sign = 1 if intent.position.qty > 0 else -1
             before = last.get(intent.epoch_id)
             assert intent.stop is not None
             assert intent.stop > 0
             assert intent.stop_seq == (before.stop_seq + 1 if before else 1)
             if before is not None:
                 assert intent.prev_stop == before.stop
-            assert intent.qty == abs(intent.position_qty)
+            assert intent.qty == abs(intent.position.qty)
             if intent.action is Action.RESIZE:
                 assert intent.stop == intent.prev_stop
             else:
-                assert sign * (intent.price - intent.stop) > 0, "it protects"
+                assert sign * (intent.trigger.price - intent.stop) > 0, "it protects"
                 assert intent.prev_stop is None or sign * (intent.stop - intent.prev_stop) >= policy.terms.price_tick
             last[intent.epoch_id] = intent
 
@@ -360,9 +361,28 @@ def test_a_stop_is_a_ratchet_with_its_moves_in_order(policy: Policy, history: li
 # Independence of size and side.
 
 
-def without_names(intent: Intent) -> Intent:
-    """An intent without what is derived from the content of a fill."""
-    return intent._replace(intent_id="", claims=(), epoch_id="", trace_id="")
+def told(intent: Intent) -> dict[str, Any]:
+    """What an intent says, without the names that are derived from the content of a fill. Averages that are no finite
+    fraction differ in their last digits, and a trail's reason names a price."""
+    return {
+        "action": intent.action,
+        "key": intent.key,
+        "side": intent.side,
+        "qty": intent.qty,
+        "reason": intent.reason.partition(": trailing")[0],
+        "r": intent.r,
+        "rungs": intent.rungs,
+        "unrealized": intent.unrealized.quantize(_FINE),
+        "position_qty": intent.position.qty,
+        "average": intent.position.average.quantize(_FINE),
+        "price": intent.trigger.price,
+        "price_ms": intent.trigger.time_ms,
+        "expires_ms": intent.expires_ms,
+        "risk_source": intent.position.open_epoch.risk_source,
+        "stop": intent.stop,
+        "prev_stop": intent.prev_stop,
+        "stop_seq": intent.stop_seq,
+    }
 
 
 @given(policies(), histories(said=False), st.sampled_from([2, 3, 10, 1000]))
@@ -383,15 +403,12 @@ def test_incident_03_r_does_not_depend_on_the_quantity(policy: Policy, history: 
         event = step.event
         intents = large.see(_scaled(event, factor, names))
         names |= {mine.intent_id: theirs.intent_id for mine, theirs in zip(step.intents, intents, strict=True)}
-        assert [_compared(intent) for intent in intents] == [
-            _compared(
-                intent._replace(
-                    qty=intent.qty * factor,
-                    unrealized=intent.unrealized * factor,
-                    position_qty=intent.position_qty * factor,
-                    reason=reason_of(intent, factor),
-                )
-            )
+        assert [told(intent) for intent in intents] == [
+            told(intent._replace(qty=intent.qty * factor, reason=reason_of(intent, factor)))
+            | {
+                "unrealized": (intent.unrealized * factor).quantize(_FINE),
+                "position_qty": intent.position.qty * factor,
+            }
             for intent in step.intents
         ]
 
@@ -453,7 +470,7 @@ def test_incident_24_a_short_is_a_long_upside_down(policy: Policy, history: list
         event = step.event
         intents = flipped.see(_mirrored(event, names))
         names |= {mine.intent_id: theirs.intent_id for mine, theirs in zip(step.intents, intents, strict=True)}
-        assert [_compared(i) for i in intents] == [_compared(_mirrored_intent(i)) for i in step.intents]
+        assert [told(i) for i in intents] == [mirrored(told(i)) for i in step.intents]
 
 
 def _across(price: Decimal) -> Decimal:
@@ -471,24 +488,19 @@ def _mirrored(event: Event, names: dict[str, str]) -> Event:
     return event
 
 
-def _mirrored_intent(intent: Intent) -> Intent:
-    return intent._replace(
-        side=intent.side.opposite,
-        key=intent.key._replace(position_side=_OTHER[intent.key.position_side]),
-        position_qty=-intent.position_qty,
-        average=_across(intent.average),
-        price=_across(intent.price),
-        stop=None if intent.stop is None else _across(intent.stop),
-        prev_stop=None if intent.prev_stop is None else _across(intent.prev_stop),
-    )
-
-
-def _compared(intent: Intent) -> Intent:
-    """Averages that are no finite fraction differ in their last digits; a trail's reason names a price."""
-    return without_names(intent)._replace(
-        average=intent.average.quantize(_FINE),
-        unrealized=intent.unrealized.quantize(_FINE),
-        reason=intent.reason.partition(": trailing")[0],
+def mirrored(said: dict[str, Any]) -> dict[str, Any]:
+    """What an intent says, for the position upside down."""
+    key = said["key"]
+    across = {name: None if said[name] is None else _across(said[name]) for name in ("price", "stop", "prev_stop")}
+    return (
+        said
+        | across
+        | {
+            "side": said["side"].opposite,
+            "key": key._replace(position_side=_OTHER[key.position_side]),
+            "position_qty": -said["position_qty"],
+            "average": _across(said["average"]),
+        }
     )
 
 

@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 from tests.support.world import Way, World, harvests, policy
 
-from harvest_brain.core.engine import Decision, enter_live, leave_live
+from harvest_brain.core.engine import Decision
+from harvest_brain.core.mode import enter_live, leave_live
 from harvest_brain.core.policy import RungState
 
 SYMBOLS = [f"SYM{number}" for number in range(10)]

@@ -11,17 +11,8 @@ from tests.support.world import LONG, Number, Way, terms
 from harvest_brain.core.events import Fill, Key, OrderRef, PositionSide, Side
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import RungState, Terms
-from harvest_brain.core.position import (
-    Epoch,
-    Position,
-    Reservation,
-    ReservationState,
-    epoch_id_of,
-    fold,
-    settle_fill,
-    settle_update,
-    time_out,
-)
+from harvest_brain.core.position import Epoch, Position, Reservation, ReservationState, epoch_id_of, fold
+from harvest_brain.core.reservations import settle_fill, settle_update, time_out
 
 D = Decimal
 A1 = OrderRef("A1")

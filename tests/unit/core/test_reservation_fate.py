@@ -7,9 +7,11 @@ from decimal import Decimal
 import pytest
 from tests.support.world import SYMBOL, Way, World, harvests, policy
 
-from harvest_brain.core.engine import book_of, decide
+from harvest_brain.core.books import book_of
+from harvest_brain.core.engine import decide
 from harvest_brain.core.events import Release
-from harvest_brain.core.position import Reservation, ReservationState, time_out
+from harvest_brain.core.position import Reservation, ReservationState
+from harvest_brain.core.reservations import time_out
 
 MINUTE_MS = 60_000
 

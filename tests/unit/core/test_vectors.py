@@ -18,7 +18,7 @@ def fill_all(world: World, intents: tuple[Intent, ...]) -> None:
     """An exchange that fills live harvests at once."""
     for intent in intents:
         if world.policy.live and intent.action is Action.HARVEST:
-            world.see(world.fill(intent.side, intent.qty, intent.price, correlation=intent.intent_id))
+            world.see(world.fill(intent.side, intent.qty, intent.trigger.price, correlation=intent.intent_id))
 
 
 def climb(world: World, way: Way, *gains: str) -> list[Decimal]:
@@ -131,8 +131,8 @@ def test_example_a_price_of_2526_gives_one_suggestion_of_0_25_at_0_52_r() -> Non
     harvest, move = world.price("2526")
     assert (harvest.action.value, harvest.side, harvest.qty) == ("HARVEST_PARTIAL", Side.SELL, D("0.25"))
     assert (harvest.reason, harvest.r, harvest.rungs) == ("R=0.52 >= 0.5", D("0.52"), (D("0.5"),))
-    assert (harvest.unrealized, harvest.position_qty, harvest.average) == (D(26), D(1), D(2500))
-    assert (harvest.price, harvest.stop, harvest.risk_source) == (D(2526), D(2450), "stop")
+    assert (harvest.unrealized, harvest.position.qty, harvest.position.average) == (D(26), D(1), D(2500))
+    assert (harvest.trigger.price, harvest.stop, harvest.position.open_epoch.risk_source) == (D(2526), D(2450), "stop")
     assert move.action is Action.BREAK_EVEN
     assert world.price("2526") == ()
 
@@ -167,7 +167,7 @@ def test_example_without_a_stop_the_fallback_of_two_percent_gives_the_same_r_and
     bought(world, stop=None)
     harvest = world.price("2526")[0]
     assert (harvest.qty, harvest.r, harvest.reason) == (D("0.25"), D("0.52"), "R=0.52 >= 0.5")
-    assert (harvest.risk_source, harvest.stop) == ("fallback", None)
+    assert (harvest.position.open_epoch.risk_source, harvest.stop) == ("fallback", None)
 
 
 def test_example_a_short_is_the_same_upside_down() -> None:
@@ -175,4 +175,4 @@ def test_example_a_short_is_the_same_upside_down() -> None:
     world.see(world.fill(Side.SELL, "1.0", "2500.0", stop=2550, order="A1"))
     harvest = world.price("2474")[0]
     assert (harvest.side, harvest.qty, harvest.reason) == (Side.BUY, D("0.25"), "R=0.52 >= 0.5")
-    assert (harvest.unrealized, harvest.position_qty) == (D(26), D(-1))
+    assert (harvest.unrealized, harvest.position.qty) == (D(26), D(-1))

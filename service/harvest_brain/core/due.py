@@ -1,0 +1,131 @@
+"""What a price makes due for a position: one harvest for all rungs it has crossed, and one move of the stop.
+
+Nothing here asks whether it may be published; the engine does, with the gate in hand. What is due comes as the intent
+and the epoch as it is after publishing it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import NamedTuple
+
+from harvest_brain.core.events import Price
+from harvest_brain.core.intents import Action, Intent, harvest_claim, shown_r, stop_claim
+from harvest_brain.core.market import Market
+from harvest_brain.core.numbers import plain
+from harvest_brain.core.policy import RungState, break_even, share_of, trailing_stop, worth_moving
+from harvest_brain.core.position import Epoch, Position
+
+
+class Due(NamedTuple):
+    """`intent` to publish, and the epoch `after` it. A harvest of quantity 0 is a carried rung: the epoch remembers
+    it, nothing goes out."""
+
+    intent: Intent
+    after: Epoch
+
+
+def noted(position: Position, price: Decimal) -> Position:
+    """The position having seen `price`: how many rungs were ever reached, and the trail's best price."""
+    epoch = position.open_epoch
+    terms = epoch.terms
+    crossed = max(epoch.crossed, sum(position.has_reached(price, terms.trigger(rung)) for rung in terms.ladder))
+    extreme = epoch.extreme
+    if extreme is None:
+        if terms.trail_atr_mult and position.has_reached(price, terms.trail_start_r):
+            extreme = price
+    elif epoch.sign * (price - extreme) > 0:
+        extreme = price
+    if crossed == epoch.crossed and extreme is epoch.extreme:
+        return position
+    return replace(position, epoch=replace(epoch, crossed=crossed, extreme=extreme))
+
+
+def due_harvest(position: Position, trigger: Price, fresh_ms: int) -> Due | None:
+    """The one partial close for all rungs that the price has crossed. It expires `fresh_ms` after the price."""
+    epoch, price = position.open_epoch, trigger.price
+    terms = epoch.terms
+    crossed = tuple(
+        index
+        for index, (rung, state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
+        if state is RungState.ARMED and position.has_reached(price, terms.trigger(rung))
+    )
+    if not crossed:
+        return None
+    free = abs(position.qty) - epoch.outstanding
+    share = share_of(terms, crossed, epoch.peak, epoch.target, epoch.issued, free, price)
+    mark = RungState.FIRED if share.qty else RungState.CARRIED
+    after = replace(
+        epoch,
+        rungs=tuple(mark if index in crossed else state for index, state in enumerate(epoch.rungs)),
+        target=share.target,
+        issued=epoch.issued + share.qty,
+    )
+    highest = terms.trigger(terms.ladder[crossed[-1]])
+    intent = Intent(
+        Action.HARVEST,
+        tuple(harvest_claim(epoch.epoch_id, index) for index in crossed),
+        position,
+        trigger,
+        share.qty,
+        f"R={plain(shown_r(position, price))} >= {plain(highest)}",
+        trigger.time_ms + fresh_ms,
+        rungs=tuple(terms.ladder[index].level for index in crossed),
+        stop=epoch.stop,
+    )
+    return Due(intent, after)
+
+
+class BetterStop(NamedTuple):
+    """A stop that is better than the present one, due from the price `since` on, as long as it protects."""
+
+    stop: Decimal
+    since: Decimal
+    action: Action
+    why: str
+
+
+def better_stops(position: Position, market: Market) -> list[BetterStop]:
+    """What break-even and trail come to, where it is worth announcing."""
+    epoch = position.open_epoch
+    terms, sign = epoch.terms, epoch.sign
+    even = break_even(sign, position.average, terms)
+    stops = [BetterStop(even, position.price_at(terms.be_at_r), Action.BREAK_EVEN, "break-even")]
+    atr = market.atr(terms.trail_atr_period)
+    if epoch.extreme is not None and atr is not None:
+        trail = trailing_stop(sign, epoch.extreme, atr, terms)
+        stops.append(BetterStop(trail, trail, Action.TRAIL, f"trailing {plain(epoch.extreme)}"))
+    return [better for better in stops if worth_moving(sign, epoch.stop, better.stop, terms)]
+
+
+def due_stop(position: Position, market: Market, trigger: Price, fresh_ms: int) -> Due | None:
+    """The best of the stops that are due at the price and on its protective side, else the same stop for a changed
+    size. It expires `fresh_ms` after the price."""
+    epoch, price = position.open_epoch, trigger.price
+    sign = epoch.sign
+    due = [
+        better
+        for better in better_stops(position, market)
+        if sign * (price - better.since) >= 0 and sign * (price - better.stop) > 0
+    ]
+    if due:
+        stop, _, action, why = max(due, key=lambda better: sign * better.stop)
+    elif epoch.resize_due and epoch.stop is not None:
+        stop, action, why = epoch.stop, Action.RESIZE, f"{plain(abs(position.qty))} left to protect"
+    else:
+        return None
+    sequence = epoch.stop_seq + 1
+    intent = Intent(
+        action,
+        (stop_claim(epoch.epoch_id, sequence),),
+        position,
+        trigger,
+        abs(position.qty),
+        f"R={plain(shown_r(position, price))}: {why}",
+        trigger.time_ms + fresh_ms,
+        stop=stop,
+        prev_stop=epoch.stop,
+        stop_seq=sequence,
+    )
+    return Due(intent, replace(epoch, stop=stop, stop_seq=sequence, resize_due=False))
