@@ -123,9 +123,8 @@ class Gremlin:
             if trap.sprung.wait(TRAP_STEP_SEC):
                 return True
             self.feed_one()
-        self.world.wires[number].trap = None
-        # It may have been sprung between the two.
-        return trap.sprung.wait(TRAP_STEP_SEC)
+        self.world.wires[number].disarm()
+        return trap.sprung.is_set()
 
     def _runs_into(self, trap: Trap, number: int) -> bool:
         """Whether the trap was sprung and its deed is done."""

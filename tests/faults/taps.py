@@ -136,8 +136,14 @@ class Wire:
         self.delay_sec = 0.0
         self.commit_codes: deque[bytes] = deque(maxlen=100)
         self._log = log
+        self._lock = threading.Lock()
         self._flows = threading.Event()
         self._flows.set()
+
+    def disarm(self) -> None:
+        """From now on the trap does not spring any more; whether it has, its `sprung` says for good."""
+        with self._lock:
+            self.trap = None
 
     def stall(self) -> None:
         """Let nothing through, and keep the connections."""
@@ -158,10 +164,14 @@ class Wire:
 
     def _pass(self, at: At, command: Command) -> Verdict:
         verdict = Verdict.PASS
-        trap = self.trap
-        if trap is not None and trap.meets(at, command):
-            self.trap = None
-            trap.sprung.set()
+        with self._lock:
+            trap = self.trap
+            if trap is not None and trap.meets(at, command):
+                self.trap = None
+                trap.sprung.set()
+            else:
+                trap = None
+        if trap is not None:
             trap.deed()
             trap.done.set()
             verdict = trap.verdict

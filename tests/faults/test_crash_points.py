@@ -149,10 +149,11 @@ def play(nursery: Nursery, mode: str, deed: str, at: At, number: int, *, planted
             return False
 
         wait_until(proceed, what="the end of the scenario", poll=0.002)
-        sprung = trap.done.is_set()
+        wire.disarm()  # a daemon that has come to the end still asks for more, so the trap may just be springing
+        sprung = trap.sprung.is_set()
         if sprung:
+            wait_until(trap.done.is_set, what="the end of the deed")
             _recover(world, deed)
-            wire.trap = None
         feeder.push(len(_ENTRIES))
         assert feeder.is_done
         assert not feeder.owes
