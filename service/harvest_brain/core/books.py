@@ -14,7 +14,7 @@ from harvest_brain.core.due import better_stops
 from harvest_brain.core.events import Key
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, INFINITY
-from harvest_brain.core.policy import RungState
+from harvest_brain.core.policy import RungState, Terms
 from harvest_brain.core.position import Position, ReservationState
 
 NEVER_MS = 2**63
@@ -26,7 +26,7 @@ class Book(NamedTuple):
     A price strictly between `quiet_above` and `quiet_below` can change nothing but the price memory, unless it closes a
     bar while a stop trails (`trails`), or makes a reservation unknown of which nothing was heard since `silent_since`.
     So a tick that crosses nothing costs three comparisons. That is an optimisation: with an empty quiet range the same
-    is decided.
+    is decided. The bars are made by `terms`, those of the first position that is open.
     """
 
     market: Market | None
@@ -35,6 +35,7 @@ class Book(NamedTuple):
     quiet_below: Decimal = INFINITY
     trails: bool = False
     silent_since: int = NEVER_MS
+    terms: Terms | None = None
 
 
 def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
@@ -44,7 +45,8 @@ def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
     which the same price is judged by each of them.
     """
     kept = tuple(sorted((p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms), key=_key_of))
-    if market is None or all(p.epoch is None for p in kept):
+    terms = next((p.epoch.terms for p in kept if p.epoch is not None), None)
+    if market is None or terms is None:
         return Book(None, kept)
     low, high, trails, silent_since = -INFINITY, INFINITY, False, NEVER_MS
     with localcontext(ARITHMETIC):
@@ -60,7 +62,7 @@ def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
             for reservation in position.epoch.reservations:
                 if reservation.state is not ReservationState.UNKNOWN:
                     silent_since = min(silent_since, reservation.heard_ms)
-    return Book(market, kept, low, high, trails, silent_since)
+    return Book(market, kept, low, high, trails, silent_since, terms)
 
 
 def _key_of(position: Position) -> Key:

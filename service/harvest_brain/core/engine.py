@@ -390,15 +390,14 @@ class _Batch:
 
     def price(self, event: Price) -> None:
         book = self.book(event.symbol)
-        if book is None or book.market is None:
+        if book is None or book.market is None or book.terms is None:
             self.counts["price:no position"] += 1
             return
-        price, before = event.price, book.market
+        price, before, terms = event.price, book.market, book.terms
         if not before.believes(price, self.policy.max_jump_pct):
             self.counts["price:jump"] += 1
             self.books[event.symbol] = book._replace(market=before._replace(candidate=price))
             return
-        terms = next(p.epoch.terms for p in book.positions if p.epoch is not None)
         time_ms = happened_ms(event.time_ms, event.arrived_ms)
         market = before.tick(price, time_ms, terms.trail_bar_ms, terms.trail_atr_period)
         quiet = book.quiet_above < price < book.quiet_below
@@ -406,8 +405,7 @@ class _Batch:
         if quiet and not silent and not (book.trails and market.bar != before.bar):
             if self.waiting:
                 self._no_longer_waits(*(p.key for p in book.positions))
-            _, held, above, below, trails, since = book
-            self.books[event.symbol] = Book(market, held, above, below, trails, since)
+            self.books[event.symbol] = Book(market, *book[1:])
             return
         positions = [self._timed_out(p, time_ms) for p in book.positions] if silent else book.positions
         refusal = self._refusal(event) or ("suspect" if any(p.suspect for p in book.positions) else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from types import SimpleNamespace
 from typing import Any
 
@@ -110,6 +111,25 @@ def test_what_is_no_reply_is_refused(stream: bytes) -> None:
         parser(stream).read_response()
 
 
-def test_a_value_of_a_hundred_megabytes_takes_no_more_than_its_size_some_times_over() -> None:
-    value = (b"x" * 65_536 + b"\n") * 1_600
-    assert parser(sent(value), [65_536]).read_response() == value
+@pytest.mark.parametrize("piece", [b"x", b"\r\n", b"\n", b"\r", b"$3\r\n"])
+@pytest.mark.parametrize("size", [65_536, 65_537, 200_000])
+@pytest.mark.parametrize("cut", [1_000, 65_536])
+def test_a_long_value_may_hold_anything_and_what_follows_is_not_lost(piece: bytes, size: int, cut: int) -> None:
+    value = (piece * size)[:size]
+    replies = parser(sent([value, 5]) + sent(b"next"), [cut])
+    assert replies.read_response() == [value, 5]
+    assert replies.read_response() == b"next"
+
+
+@pytest.mark.parametrize("piece", [b"x", b"\r\n"])
+def test_a_value_of_a_hundred_megabytes_takes_hardly_more_room_than_itself(piece: bytes) -> None:
+    stream = sent(piece * (100_000_000 // len(piece)))
+    replies = parser(stream, [65_536])
+    tracemalloc.start()
+    try:
+        size = len(replies.read_response())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert size == 100_000_000
+    assert peak < 350_000_000
