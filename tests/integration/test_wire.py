@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.support.daemon import StartDaemon, now_ms
 from tests.support.waiting import stays, wait_until
-from tests.support.wire import REJECTED, SUGGESTIONS, feed, fill, group_of, harvests, position, tick
+from tests.support.wire import EXECUTIONS, REJECTED, SUGGESTIONS, feed, fill, group_of, harvests, position, tick
 
 MARKET = "quantum:stream:market.price"
 
@@ -112,6 +112,25 @@ def test_a_dead_letter_with_thousands_of_fields_keeps_them_all(redis: Any, start
     assert letter | dict(zip(further[::2], further[1::2], strict=True)) == entry
 
 
+def test_a_batch_of_oversized_entries_is_passed_with_its_dead_letters_cut(
+    redis: Any, start_daemon: StartDaemon
+) -> None:
+    """Whole, they would exceed what the server takes in one command, and nobody would ever get past them."""
+    limit = redis.config_get("client-query-buffer-limit")["client-query-buffer-limit"]
+    redis.config_set("client-query-buffer-limit", 4 * 1024 * 1024)
+    try:
+        for _ in range(40):
+            redis.xadd(EXECUTIONS, {"note": b"x" * 200_000})
+        start_daemon(HARVEST_BATCH_SIZE="40")
+        wait_until(lambda: redis.xlen(REJECTED) == 40, what="the dead letters")
+    finally:
+        redis.config_set("client-query-buffer-limit", limit)
+    for _, letter in redis.xrange(REJECTED):
+        assert letter["reason"] == "larger than 65536 bytes"
+        assert letter["cut"] == "of 200004 bytes the first 81920 are here"
+        assert letter["note"] == "x" * 81_916
+
+
 def test_statuses_that_mean_nothing_here_are_counted_and_passed_over(redis: Any, start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     feed(redis, *({"symbol": "ETHUSDT", "status": status} for status in ("skipped_low_confidence", "DREAMING", "NEW")))
@@ -176,6 +195,20 @@ def test_a_market_price_stream_is_read_from_now_on_and_only_the_newest_price_of_
     # Read without a group, and no entry of the execution stream is counted for a tick.
     assert redis.xinfo_groups(MARKET) == []
     assert group_of(redis)["entries-read"] == 2
+
+
+def test_a_bad_entry_of_the_market_price_stream_is_a_dead_letter_also_while_there_is_a_backlog(
+    redis: Any, start_daemon: StartDaemon
+) -> None:
+    start_daemon(STREAM_MARKET_PRICE=MARKET, HARVEST_BATCH_SIZE="1")
+    pipeline = redis.pipeline(transaction=True)
+    for _ in range(100):
+        pipeline.xadd(EXECUTIONS, tick("ETHUSDT", "2526"))
+    pipeline.xadd(MARKET, {"symbol": "ETHUSDT", "price": "-1"})
+    bad = pipeline.execute()[-1]
+    wait_until(lambda: redis.xlen(REJECTED) == 1, what="the dead letter")
+    [(_, letter)] = redis.xrange(REJECTED)
+    assert (letter["stream"], letter["id"]) == (MARKET, bad)
 
 
 def test_a_bad_entry_of_the_market_price_stream_is_a_dead_letter_of_that_stream(

@@ -16,7 +16,7 @@ from types import UnionType
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from harvest_brain.core.engine import Waiting
-from harvest_brain.core.events import Key, PositionSide
+from harvest_brain.core.events import Key, Malformed, PositionSide
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import plain
@@ -29,6 +29,13 @@ SOURCE = "harvest_brain"
 LIVE_HARVEST = "REDUCE_ONLY"
 META_FIELD = "_meta"
 MARKET_PREFIX = "_market:"
+
+# A Lua call takes some thousands of arguments: a dead letter with more values carries the rest as one JSON list. Its
+# length is bounded so that the dead letters of the largest batch (5,000) fit into Redis's query buffer (1 GB).
+MAX_LETTER_VALUES = 1_000
+MAX_LETTER_BYTES = 80 * 1024
+_LETTER_NAMES = frozenset({b"stream", b"id", b"reason", b"cut", b"further_fields"})
+_ORIGINAL = b"original:"
 
 # The records are stored under the names of their fields, but for these.
 _STORED_AS = {"average": "avg", "epoch_id": "id", "opening_order": "order"}
@@ -107,6 +114,28 @@ def intent_payload(intent: Intent, *, live: bool) -> str:
 
 def _json_value(value: str | bool | Decimal | int | None) -> str:
     return number(value) if isinstance(value, Decimal) else _dumps(value)
+
+
+def letter_entry(letter: Malformed, stream: str) -> list[str | bytes]:
+    """A dead letter: in which stream the entry stood, its id, why it is here, and its own fields as they came.
+
+    One of its own fields whose name is one of ours comes as `original:` and that name. What is long is cut, with a note
+    of how long it was.
+    """
+    size, room = sum(map(len, letter.fields)), MAX_LETTER_BYTES
+    entry: list[str | bytes] = ["stream", letter.stream or stream, "id", letter.entry_id, "reason", letter.reason]
+    if size > MAX_LETTER_BYTES:
+        entry += ("cut", f"of {size} bytes the first {MAX_LETTER_BYTES} are here")
+    direct, further = letter.fields[:MAX_LETTER_VALUES], letter.fields[MAX_LETTER_VALUES:]
+    for number, text in enumerate(direct):
+        part = text[:room]
+        room -= len(part)
+        ours = number % 2 == 0 and (part in _LETTER_NAMES or part.startswith(_ORIGINAL))
+        entry.append(_ORIGINAL + part if ours else part)
+    if further:
+        listed = _dumps([text.decode(errors="backslashreplace") for text in further])
+        entry += ("further_fields", listed.encode()[:MAX_LETTER_BYTES])
+    return entry
 
 
 class Meta(NamedTuple):

@@ -9,7 +9,6 @@ A session ends with any exception. Then everything in memory is void: connect, l
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -33,6 +32,7 @@ from harvest_brain.redis.encode import (
     META_FIELD,
     Meta,
     intent_entry,
+    letter_entry,
     market_text,
     meta_text,
     parse_market,
@@ -47,9 +47,6 @@ from harvest_brain.redis.transport import Argument, Command, Transport
 OLDEST_REDIS, OLDEST_REDIS_WITH_WAITAOF = (7, 0), (7, 2)
 MINUTE_MS = 60_000
 _FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
-
-# A Lua call takes some thousands of arguments. A dead letter with more values carries the rest as one JSON field.
-MAX_LETTER_VALUES = 1_000
 
 
 Entry = tuple[bytes, list[bytes]]
@@ -359,21 +356,18 @@ class Store:
         there may be more of the execution stream: they are for positions that are known to the last fill."""
         # A deleted entry can be listed without fields.
         events: list[Event] = [decode(entry_id.decode(), fields or []) for entry_id, fields in reading.entries]
-        if reading.full:
-            return events
-        for name, read in self._aside.items():
-            for entry_id, fields in reading.aside.get(name, ()):
+        newest: dict[str, Event] = {}
+        for name, entries in reading.aside.items():
+            read = self._aside.get(name, decode_market)
+            for entry_id, fields in entries:
                 event = read(entry_id.decode(), fields or [])
-                events.append(event._replace(stream=name) if isinstance(event, Malformed) else event)
-        newest: dict[str, Price | Malformed] = {}
-        for entry_id, fields in reading.aside.get(self._names.market, ()):
-            tick = decode_market(entry_id.decode(), fields or [])
-            if isinstance(tick, Price):
-                newest[tick.symbol] = tick
-            else:
-                newest[tick.entry_id] = tick._replace(stream=self._names.market)
-        events.extend(newest.values())
-        return events
+                if isinstance(event, Malformed):
+                    events.append(event._replace(stream=name))
+                elif isinstance(event, Price):
+                    newest[event.symbol] = event
+                else:
+                    events.append(event)
+        return events if reading.full else [*events, *newest.values()]
 
     # Looking and committing.
 
@@ -482,7 +476,7 @@ class Store:
             history = symbols.index(intent.key.symbol) + 1 if harvest else 0
             arguments += (7 if harvest else 8, history, len(entry), *entry)
         for letter in decision.rejected:
-            fields = _letter_fields(letter, names.executions)
+            fields = letter_entry(letter, names.executions)
             arguments += (len(fields), *fields)
         self._outbox.append(("EVALSHA", COMMIT.digest, len(keys), *keys, *arguments))
         self._outbox += self._waits
@@ -579,13 +573,3 @@ def _changes(before: Mapping[str, Book], after: Mapping[str, Book]) -> tuple[dic
                 sets[str(position.key)] = position_text(position)
         deletes += [str(key) for key in known]
     return sets, deletes
-
-
-def _letter_fields(letter: Malformed, stream: str) -> list[Argument]:
-    """A dead letter: where the entry stood, why it is here, and its own fields as they came."""
-    fields: list[Argument] = ["stream", letter.stream or stream, "id", letter.entry_id, "reason", letter.reason]
-    fields += letter.fields[:MAX_LETTER_VALUES]
-    rest = letter.fields[MAX_LETTER_VALUES:]
-    if rest:
-        fields += ["further_fields", json.dumps([value.decode(errors="backslashreplace") for value in rest])]
-    return fields

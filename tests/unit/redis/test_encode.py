@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harvest_brain.core.engine import Gate, State, Waiting, decide
-from harvest_brain.core.events import Key, OrderRef, PositionSide
+from harvest_brain.core.events import Key, Malformed, OrderRef, PositionSide
 from harvest_brain.core.intents import Action, Intent, harvest_claim, stop_claim
 from harvest_brain.core.market import Market
 from harvest_brain.core.policy import Dust, Policy, Rung, RungState, Terms, parse_ladder
@@ -25,6 +25,7 @@ from harvest_brain.redis.encode import (
     intent_entry,
     intent_payload,
     iso,
+    letter_entry,
     market_text,
     meta_text,
     number,
@@ -256,6 +257,65 @@ def test_every_id_is_one_that_exchanges_take(symbol: str, identity: str, rung: i
     epoch_id = epoch_id_of(Key("", symbol, PositionSide.NET), identity)
     for intent_id in (harvest_claim(epoch_id, rung), stop_claim(epoch_id, sequence)):
         assert re.fullmatch(r"[A-Za-z0-9_-]{1,36}", intent_id)
+
+
+# Dead letters.
+
+
+def letter_of(*fields: bytes, stream: str = "") -> dict[bytes, bytes]:
+    entry = letter_entry(Malformed("5-0", "no side", fields, stream), "executions")
+    texts = [text.encode() if isinstance(text, str) else text for text in entry]
+    assert len(texts) % 2 == 0
+    assert len(set(texts[::2])) == len(texts) // 2, "no name stands twice"
+    return dict(zip(texts[::2], texts[1::2], strict=True))
+
+
+def test_a_dead_letter_says_where_the_entry_stood_and_why_it_is_here_and_holds_its_fields() -> None:
+    assert letter_of(b"symbol", b"X", b"\xff", b"\0") == {
+        b"stream": b"executions",
+        b"id": b"5-0",
+        b"reason": b"no side",
+        b"symbol": b"X",
+        b"\xff": b"\0",
+    }
+    assert letter_of(stream="ticks")[b"stream"] == b"ticks"
+
+
+def test_a_field_whose_name_is_one_of_the_letters_own_is_kept_under_another_one() -> None:
+    names = (b"stream", b"id", b"reason", b"cut", b"further_fields", b"original:id", b"original:original:id", b"ID")
+    letter = letter_of(*(part for name in names for part in (name, b"<" + name + b">")))
+    assert (letter[b"id"], letter[b"reason"]) == (b"5-0", b"no side")
+    assert {name: letter[b"original:" + name] for name in names[:-1]} == {
+        name: b"<" + name + b">" for name in names[:-1]
+    }
+    assert letter[b"ID"] == b"<ID>"
+
+
+def test_only_names_are_renamed_and_not_values() -> None:
+    assert letter_of(b"a", b"id", b"b", b"original:") == letter_of() | {b"a": b"id", b"b": b"original:"}
+
+
+def test_a_dead_letter_is_whole_up_to_80_kib_and_cut_beyond_with_a_note_of_its_length() -> None:
+    whole = letter_of(b"a", b"x" * (80 * 1024 - 1))
+    assert len(whole[b"a"]) == 80 * 1024 - 1
+    assert b"cut" not in whole
+    cut = letter_of(b"a", b"x" * 80 * 1024, b"b", b"y")
+    assert cut[b"cut"] == b"of 81923 bytes the first 81920 are here"
+    assert (len(cut[b"a"]), cut[b""]) == (80 * 1024 - 1, b"")
+
+
+def test_a_name_that_is_cut_to_one_of_the_letters_own_is_kept_under_another_one() -> None:
+    letter = letter_of(b"a", b"x" * (80 * 1024 - 3), b"identity", b"y")
+    assert (letter[b"id"], letter[b"original:id"]) == (b"5-0", b"")
+
+
+def test_a_dead_letter_of_many_fields_is_a_bounded_number_of_values_and_bytes() -> None:
+    fields = [b"%d" % number for number in range(1_400)]
+    letter = letter_of(*fields)
+    assert len(letter) == 3 + 500 + 1
+    assert json.loads(letter[b"further_fields"]) == [text.decode() for text in fields[1_000:]]
+    hostile = letter_of(*fields[:1_000], *([b"\xff" * 100] * 1_000))
+    assert len(hostile[b"further_fields"]) == 80 * 1024
 
 
 # Numbers and times.
