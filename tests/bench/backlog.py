@@ -1,6 +1,6 @@
 """How fast the daemon works off a backlog, and in how much memory.
 
-    python -m tests.bench.backlog [--entries 1000000] [--symbols 500]
+    python -m tests.bench.backlog [--entries 1000000] [--symbols 500] [--record FILE]
 
 Fills a private Redis with fills and prices, then runs the real daemon until nothing waits. The machine's own speed is
 measured in the same run as what a bare reader does that takes the same entries over the same socket and throws them
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000_000)
     parser.add_argument("--symbols", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", type=Path, help="file for the result as JSON")
     options = parser.parse_args()
     server, origin = server_program()
     with tempfile.TemporaryDirectory() as directory:
@@ -118,6 +119,8 @@ def main() -> None:
         "daemon_memory_mib": memory,
     }
     print(json.dumps(result))
+    if options.record:
+        options.record.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
