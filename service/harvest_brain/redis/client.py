@@ -16,7 +16,6 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from harvest_brain.redis.replies import ReplyParser
 from harvest_brain.redis.transport import Connection
 
 CLIENT_NAME = "harvest-brain"
@@ -99,7 +98,7 @@ def _address(endpoint: Endpoint) -> tuple[str, int]:
 
 def make_connection(endpoint: Endpoint) -> Connection:
     """One connection object, not connected yet. With Sentinels the master is asked for now."""
-    options = _options(endpoint) | {"parser_class": ReplyParser}
+    options = _options(endpoint)
     if endpoint.socket:
         return cast("Connection", _UNIX(path=endpoint.socket, **options))
     host, port = _address(endpoint)

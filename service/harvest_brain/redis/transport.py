@@ -2,7 +2,7 @@
 
 This is the whole of what the store asks of a Redis client, so that another one can take its place. The connection
 itself (TCP, TLS, Unix socket, authentication) is redis-py's; what is left out is its convenience on top: retries, which
-must never repeat a commit whose reply was lost, and reply objects, which cost more than the replies; see `replies`.
+must never repeat a commit whose reply was lost, and reply objects, which cost more than the replies.
 """
 
 from __future__ import annotations
