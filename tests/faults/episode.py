@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.faults.chaos import FAULTS, REDIS_TIMEOUT_SEC, Gremlin
 from tests.faults.machine import Feeder, Tally, ViolationError, Watcher, World, check_outcome
 from tests.faults.nursery import Nursery
-from tests.faults.script import GoLive, Script, Size, Switch, write
+from tests.faults.script import Beside, Change, Script, Size, Switch, Trim, write
 from tests.support.waiting import PATIENCE_SEC
 
 LOG_LINES = 40
@@ -100,22 +100,30 @@ class _Play:
             else:
                 self._settle()
                 self._feeder.switch(control)
-        elif isinstance(control, GoLive):
-            self._go_live()
+        elif isinstance(control, Beside):
+            self._settle()
+            self._feeder.say(control)
+        elif isinstance(control, Change):
+            self._stop_all()
+            for daemon in self._world.daemons:
+                daemon.settings["HARVEST_MODE"] = control.mode
+            self._gremlin.heal()
+        elif isinstance(control, Trim):
+            self._stop_all()
+            self._feeder.trim(control)
+            self._gremlin.heal()
         count = self._rng.randint(1, 2 * self._chunk)
         fault = self._gremlin.next_fault()
         self._feeder.push(count)
         fault.strike()
         self._check_alive()
 
-    def _go_live(self) -> None:
+    def _stop_all(self) -> None:
+        """Nobody runs, and nothing waits to be read."""
         self._settle()
-        for number, daemon in enumerate(self._world.daemons):
+        for number in range(len(self._world.daemons)):
             self._world.kill_daemon(number)
-            daemon.settings["HARVEST_MODE"] = "live"
         self._world.expire_lease()
-        self._feeder.live_from = self._feeder.last_id
-        self._gremlin.heal()
 
     def _settle(self) -> None:
         """Heal everything and wait until all that was fed is taken in."""

@@ -22,9 +22,10 @@ from tests.faults import script as scripts
 from tests.faults.nursery import Daemon, Nursery
 from tests.faults.proxy import Proxy
 from tests.faults.reference import Reference, settings_of
-from tests.faults.script import Feed, GoLive, Script, Switch
+from tests.faults.script import Beside, Change, Feed, Script, Switch, Trim
 from tests.faults.taps import LeaseLog, Wire
 from tests.support.server import DURABLE, ContainerServer, ProcessServer, RedisServer
+from tests.support.waiting import wait_until
 
 DAEMONS = 2
 HISTORY = 100
@@ -55,7 +56,7 @@ class Served(NamedTuple):
 
     cursor: str
     entries: int
-    mode: str
+    cursors: Mapping[str, str]
 
 
 class World:
@@ -122,9 +123,9 @@ class World:
     def served(self) -> Served:
         raw = self.client.hget(self.names.state, "_meta")
         if raw is None:
-            return Served("0-0", 0, "")
+            return Served("0-0", 0, {})
         meta = json.loads(raw)
-        return Served(meta["cursors"].get(self.names.executions, "0-0"), meta["read"], meta["mode"])
+        return Served(meta["cursors"].get(self.names.executions, "0-0"), meta["read"], meta["cursors"])
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -142,7 +143,6 @@ class Feeder:
         self.last_id = "0-0"
         # Which entries were decided under which kill-switch: from behind this id on, this value.
         self.switchings: list[tuple[str, str]] = []
-        self.live_from = ""
         self._ends_when_off: dict[str, bytes] = {}
 
     def prepare(self) -> None:
@@ -185,8 +185,8 @@ class Feeder:
         self._world.tally.entries += len(self._owed)
         self._owed.clear()
 
-    def next_control(self) -> Switch | GoLive | None:
-        """The step that comes next, if it is no entry; it is passed."""
+    def next_control(self) -> Switch | Beside | Change | Trim | None:
+        """The step that comes next, if it is no entry of the execution stream; it is passed."""
         if self.is_done:
             return None
         step = self._script.steps[self._fed]
@@ -212,6 +212,20 @@ class Feeder:
         else:
             self._ends_when_off = last
 
+    def say(self, step: Beside) -> None:
+        """Put an entry on a stream beside the execution stream, and wait until it is taken in."""
+        stream = getattr(self._world.names, step.stream)
+        self._world.client.execute_command("XADD", stream, step.entry_id, *step.fields)
+        wait_until(lambda: self._world.served().cursors[stream] == step.entry_id, what=f"{step} taken in")
+
+    def trim(self, step: Trim) -> None:
+        """While nobody reads: what was lost, the next entry behind it, and the removal of all before that one."""
+        client, name = self._world.client, self._world.names.executions
+        for feed in step.lost:
+            client.execute_command("XADD", name, feed.entry_id, *feed.fields)
+        self.push(1)
+        client.xtrim(name, minid=self.last_id, approximate=False)
+
     def _check_silence(self, last: Mapping[str, bytes]) -> None:
         for stream, end in last.items():
             if end != self._ends_when_off[stream]:
@@ -221,22 +235,20 @@ class Feeder:
 
     def expected(self) -> Reference:
         """The reference's account of what was fed so far, with the switch as it was."""
-        reference = Reference(
-            settings_of(self._script.environ), self._script.base_ms + scripts.HOUR_MS // 2, self._script.overrides
-        )
+        script = self._script
+        reference = Reference(settings_of(script.environ), script.base_ms + scripts.HOUR_MS // 2, script.overrides)
         switchings = list(self.switchings)
-        live_from = self.live_from
-        for step in self._script.steps[: self._fed]:
-            if not isinstance(step, Feed):
-                continue
-            while switchings and _after(step.entry_id, switchings[0][0]):
-                reference.kill_switch = switchings.pop(0)[1]
-            if live_from and _after(step.entry_id, live_from):
-                reference.go_live()
-                live_from = ""
-            reference.take(step.entry_id, list(step.fields))
-        if live_from:
-            reference.go_live()
+        for step in script.steps[: self._fed]:
+            if isinstance(step, Feed):
+                while switchings and _after(step.entry_id, switchings[0][0]):
+                    reference.kill_switch = switchings.pop(0)[1]
+                reference.take(step.entry_id, list(step.fields))
+            elif isinstance(step, Beside):
+                reference.take_beside(step.stream, step.entry_id, list(step.fields))
+            elif isinstance(step, Change):
+                reference.change_mode(step.mode)
+            elif isinstance(step, Trim):
+                reference.miss(len(step.lost))
         return reference
 
 
@@ -267,7 +279,9 @@ class Watcher:
     def _judge(self, payload: Mapping[str, Any]) -> None:
         self._world.tally.intents += 1
         name = payload["correlation_id"]
-        claims = [f"{payload['epoch_id']} rung {rung}" for rung in payload["rungs"]] or [name]
+        # What was suggested may be ordered later, where the operator wishes so.
+        name = f"{'suggested' if payload['dry_run'] else 'ordered'} {name}"
+        claims = [f"{name.split('-r')[0]} rung {rung}" for rung in payload["rungs"]] or [name]
         for claim in {name, *claims}:
             if claim in self._seen:
                 raise ViolationError("twice", f"{claim} was published twice: {payload}")
@@ -288,10 +302,18 @@ def check_outcome(world: World, feeder: Feeder) -> None:
         found = [[word.decode() for word in fields] for _, fields in client.xrange(stream)]
         _compare("intents", f"{stream} holds other intents", wanted, found)
     letters = [
-        [b"id", letter.entry_id.encode(), b"reason", letter.reason.encode(), *letter.fields]
+        [
+            b"stream",
+            (letter.stream or names.executions).encode(),
+            b"id",
+            letter.entry_id.encode(),
+            b"reason",
+            letter.reason.encode(),
+            *letter.fields,
+        ]
         for letter in expected.rejected
     ]
-    found_letters = [fields[2:] for _, fields in client.xrange(names.rejected)]
+    found_letters = [fields for _, fields in client.xrange(names.rejected)]
     _compare("dead letters", "other entries were rejected", letters, found_letters)
     world.tally.rejected += len(letters)
 

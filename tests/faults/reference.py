@@ -14,15 +14,16 @@ from typing import NamedTuple
 
 from harvest_brain.config import Settings, load
 from harvest_brain.core.engine import Decision, Gate, State, decide, remembered_names
-from harvest_brain.core.events import Malformed
+from harvest_brain.core.events import Event, Gap, Malformed
 from harvest_brain.core.intents import Action, Intent
-from harvest_brain.core.mode import enter_live
+from harvest_brain.core.mode import enter_live, leave_live
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import override_terms
-from harvest_brain.redis.decode import decode
+from harvest_brain.redis.decode import decode, decode_control, decode_pnl, decode_snapshot
 from harvest_brain.redis.encode import MARKET_PREFIX, intent_entry, market_text, position_text
 
 UNLIMITED = 1_000_000
+_DECODERS = {"snapshots": decode_snapshot, "pnl": decode_pnl, "control": decode_control}
 
 
 class Published(NamedTuple):
@@ -57,18 +58,36 @@ class Reference:
 
     def take(self, entry_id: str, fields: list[bytes]) -> Decision:
         """Take in one entry of the execution stream."""
-        event = decode(entry_id, fields)
-        known = {name: self.fills[name] for name in remembered_names(self.state, [event]) if name in self.fills}
-        gate = Gate(self.now_ms, self.kill_switch, UNLIMITED, known, frozenset(), self._terms)
-        decision = decide(self.state, [event], gate, self.policy)
+        decision = self._decide(decode(entry_id, fields))
         self._adopt(decision)
         self.taken += 1
         return decision
 
-    def go_live(self) -> None:
-        """The daemons were stopped in shadow mode and are started in live mode."""
-        self.policy = replace(self.policy, live=True)
-        self._adopt(enter_live(self.state))
+    def _decide(self, event: Event) -> Decision:
+        known = {name: self.fills[name] for name in remembered_names(self.state, [event]) if name in self.fills}
+        gate = Gate(self.now_ms, self.kill_switch, UNLIMITED, known, frozenset(), self._terms)
+        return decide(self.state, [event], gate, self.policy)
+
+    def take_beside(self, stream: str, entry_id: str, fields: list[bytes]) -> None:
+        """Take in one entry of the streams beside it: "snapshots", "pnl" or "control"."""
+        event: Event = _DECODERS[stream](entry_id, fields)
+        if isinstance(event, Malformed):
+            event = event._replace(stream=getattr(self.settings.names(), stream))
+        self._adopt(self._decide(event))
+
+    def miss(self, entries: int) -> None:
+        """So many entries were removed before they were read."""
+        name = self.settings.stream_execution_result
+        self._adopt(
+            self._decide(Gap(entries, f"stream gap: {entries} entries of {name} were removed before they were read"))
+        )
+        self.taken += entries
+
+    def change_mode(self, mode: str) -> None:
+        """The daemons were stopped in one mode and are started in the other."""
+        self.policy = replace(self.policy, live=mode == "live")
+        catch_up = self.settings.live_catch_up
+        self._adopt(enter_live(self.state, catch_up=catch_up) if self.policy.live else leave_live(self.state))
 
     def _adopt(self, decision: Decision) -> None:
         self.state.adopt(decision)

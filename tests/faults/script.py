@@ -21,7 +21,7 @@ from typing import NamedTuple
 from harvest_brain.core.events import Key, PositionSide, Side
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.numbers import plain
-from harvest_brain.core.position import Position
+from harvest_brain.core.position import Position, ReservationState
 from tests.faults.reference import Reference, settings_of
 
 TICK = Decimal("0.01")
@@ -46,11 +46,29 @@ class Switch(NamedTuple):
     abrupt: bool
 
 
-class GoLive(NamedTuple):
-    """Stop the daemons, which run in shadow mode, and start them in live mode."""
+class Beside(NamedTuple):
+    """Put an entry on another stream, when nothing is on its way, and wait until it is taken in: only then it is known
+    what stood in the books when it was read. `stream` is "snapshots", "pnl" or "control"."""
+
+    stream: str
+    entry_id: str
+    fields: tuple[bytes, ...]
 
 
-Step = Feed | Switch | GoLive
+class Change(NamedTuple):
+    """Stop the daemons and start them in another mode."""
+
+    mode: str
+
+
+class Trim(NamedTuple):
+    """Stop the daemons, put `lost` on the execution stream and the next entry behind it, and remove `lost` before
+    anybody has read it."""
+
+    lost: tuple[Feed, ...]
+
+
+Step = Feed | Switch | Beside | Change | Trim
 
 
 @dataclass(frozen=True)
@@ -94,12 +112,15 @@ def _environ(rng: random.Random) -> dict[str, str]:
         "HARVEST_QTY_STEP": plain(STEP),
         "HARVEST_PRICE_TICK": plain(TICK),
         "HARVEST_DUST": rng.choice(["leave", "close_all"]),
-        "HARVEST_MIN_QTY": rng.choice(["0", "0", "0.05"]),
+        "HARVEST_MIN_QTY": rng.choice(["0", "0", "0.1"]),
         "HARVEST_LIVE_ALLOW_FALLBACK_RISK": rng.choice(["true", "false"]),
         "HARVEST_SPOT": rng.choice(["true", "false", "false"]),
         "HARVEST_TRAIL_BAR_SEC": "1",
         "HARVEST_TRAIL_ATR_PERIOD": "3",
         "HARVEST_TRAIL_START_R": "0.8",
+        "HARVEST_LIVE_CATCH_UP": rng.choice(["true", "false"]),
+        "HARVEST_PENDING_TIMEOUT_SEC": rng.choice(["1", "3600"]),
+        "HARVEST_SNAPSHOT_SETTLE_SEC": "0",
         "HARVEST_BATCH_SIZE": rng.choice(["1", "3", "10", "100", "2000"]),
         "HARVEST_LEASE_SEC": rng.choice(["2", "3"]),
     }
@@ -111,6 +132,7 @@ class _Author:
     size: Size
     base_ms: int
     written: int = 0
+    said: int = 0
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -128,7 +150,9 @@ class _Author:
         self.orders: list[Intent] = []  # published, and not answered to the end
         self.repeatable: list[tuple[bytes, ...]] = []
         self.switched_off = False
-        self.may_go_live = self.environ["HARVEST_MODE"] == "shadow" and rng.random() < 0.5
+        self.mode = self.environ["HARVEST_MODE"]
+        self.modes = {self.mode}
+        self.changes = rng.choice([0, 0, 0, 1, 1, 2])
         # What is too small and carried depends on the switch; only where nothing is can it be thrown at any moment.
         self.abrupt = self.environ["HARVEST_MIN_QTY"] == "0" and not any(
             "min_qty" in o for o in self.overrides.values()
@@ -145,28 +169,41 @@ class _Author:
 
     def go_on(self) -> None:
         """Write the next thing that happens."""
-        rng = self.rng
-        chance = rng.random()
-        if chance < (0.1 if self.switched_off else 0.012):
-            self.switch()
-        elif chance < 0.05 and self.may_go_live and self.written > self.size.entries // 3:
-            self.may_go_live = False
-            self.steps.append(GoLive())
-            self.nominal.go_live()
-        elif chance < 0.07:
-            self.feed_raw(_unreadable(rng, rng.choice(self.symbols)))
-        elif chance < 0.09:
-            self.feed(
-                {"status": rng.choice(["skipped_cooldown", "UNHEARD_OF", "NEW", "CANCELED"]), **self.some_symbol()}
-            )
-        elif chance < 0.13 and self.repeatable:
-            self.feed_raw(rng.choice(self.repeatable))
-        elif chance < 0.25 and self.orders:
-            self.answer(rng.choice(self.orders))
-        elif chance < 0.36:
-            self.trade(rng.choice(self.keys))
-        else:
-            self.tick()
+        kinds = {
+            self.tick: 620,
+            self.trade: 110,
+            self.answer: 100,
+            self.repeat: 40,
+            self.pass_over: 20,
+            self.garble: 20,
+            self.switch: 100 if self.switched_off else 12,
+            self.beside: 10,
+            self.change: 3,
+            self.trim: 0.2,
+        }
+        self.rng.choices(list(kinds), list(kinds.values()))[0]()
+
+    def pass_over(self) -> None:
+        status = self.rng.choice(["skipped_cooldown", "UNHEARD_OF", "NEW", "CANCELED"])
+        self.feed({"status": status, **self.some_symbol()})
+
+    def garble(self) -> None:
+        self.feed_raw(_unreadable(self.rng, self.rng.choice(self.symbols)))
+
+    def repeat(self) -> None:
+        if self.repeatable:
+            self.feed_raw(self.rng.choice(self.repeatable))
+
+    def change(self) -> None:
+        to = "live" if self.mode == "shadow" else "shadow"
+        # Who catches up in live mode and goes back to shadow may be suggested the same again: that is no order.
+        again = to == "shadow" and "shadow" in self.modes and self.environ["HARVEST_LIVE_CATCH_UP"] == "true"
+        if self.changes and not again and self.written > self.size.entries // 4:
+            self.changes -= 1
+            self.mode = to
+            self.modes.add(to)
+            self.steps.append(Change(self.mode))
+            self.nominal.change_mode(self.mode)
 
     def some_symbol(self) -> dict[str, str]:
         return {"symbol": self.rng.choice(self.symbols)}
@@ -179,10 +216,83 @@ class _Author:
         self.steps.append(Switch(value, abrupt=self.switched_off and self.abrupt))
         self.nominal.kill_switch = value
 
+    def trim(self) -> None:
+        """Lose some prices."""
+        if not self.written:
+            return
+        lost = []
+        for number in range(10, 10 + self.rng.randint(1, 9)):
+            fields = _flat(symbol=self.rng.choice(self.symbols), price="1", status="PRICE_UPDATE")
+            lost.append(Feed(f"{self.time_ms()}-{number}", fields))
+        self.steps.append(Trim(tuple(lost)))
+        self.written += 1
+        self.nominal.miss(len(lost))
+        self.tick()
+
+    # What others say.
+
+    def beside(self) -> None:
+        """Somebody else says something. Contradictions are mostly settled, or nothing would be harvested for long."""
+        if not self.written:
+            return
+        rng = self.rng
+        positions = list(self.nominal.state.positions())
+        suspects = [p.key for p in positions if p.suspect]
+        unknown = [
+            (p.key.symbol, r.intent_id)
+            for p in positions
+            if p.epoch is not None
+            for r in p.epoch.reservations
+            if r.state is ReservationState.UNKNOWN
+        ]
+        chance = rng.random()
+        if suspects and chance < 0.7:
+            if rng.random() < 0.5:
+                self.say("control", {"action": "clear", "symbol": rng.choice(suspects).symbol})
+            else:
+                self.snapshot(rng.choice(suspects), times=3)
+        elif (unknown or self.orders) and chance < 0.85:
+            symbol, intent_id = rng.choice(unknown or [(order.key.symbol, order.intent_id) for order in self.orders])
+            self.say("control", {"action": "release", "symbol": symbol, "intent": intent_id})
+        elif chance < 0.9:
+            self.say("pnl", {"unrealized_pnl": str(rng.randint(-500, 500)), **self.some_symbol()})
+        elif chance < 0.92:
+            stream = rng.choice(["snapshots", "control"])
+            self.say(stream, {"symbol": "S0USDT", "position_qty": "many", "action": "shout"})
+        else:
+            self.snapshot(rng.choice(self.keys), times=rng.choice([1, 2, 2]))
+
+    def snapshot(self, key: Key, times: int) -> None:
+        """What the books say, or something else; twice in a row, it is believed."""
+        rng = self.rng
+        position = self.position(key) or Position(key)
+        qty, average = position.qty, position.average
+        if rng.random() < 0.3:
+            sign = {PositionSide.LONG: 1, PositionSide.SHORT: -1}.get(key.position_side, rng.choice([1, -1]))
+            qty = rng.choice([Decimal(0), sign * self.some_qty(), qty / 2])
+            average = average or self.prices[key.symbol]
+        fields = {"symbol": key.symbol, "position_qty": plain(qty), "entry_price": plain(average)}
+        if key.account:
+            fields["account"] = key.account
+        if key.position_side is not PositionSide.NET:
+            fields["position_side"] = key.position_side.value
+        if rng.random() < 0.5:
+            fields["mark_price"] = plain(self.prices[key.symbol])
+        for _ in range(times):
+            self.say("snapshots", fields)
+
+    def say(self, stream: str, fields: Mapping[str, str]) -> None:
+        self.said += 1
+        words = _flat(**fields)
+        entry_id = f"{self.time_ms()}-{self.said}"
+        self.steps.append(Beside(stream, entry_id, words))
+        self.nominal.take_beside(stream, entry_id, list(words))
+
     # Fills of the trader's own.
 
-    def trade(self, key: Key) -> None:
+    def trade(self) -> None:
         rng = self.rng
+        key = rng.choice(self.keys)
         position = self.position(key)
         price = self.prices[key.symbol]
         if position is None or position.qty == 0:
@@ -257,8 +367,11 @@ class _Author:
 
     # Answers to the orders that were published.
 
-    def answer(self, order: Intent) -> None:
+    def answer(self) -> None:
+        if not self.orders:
+            return
         rng = self.rng
+        order = rng.choice(self.orders)
         key = order.key
         kind = rng.random()
         name = {"client_order_id": order.intent_id} if rng.random() < 0.8 else {"correlation_id": order.intent_id}

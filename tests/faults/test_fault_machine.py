@@ -18,7 +18,7 @@ from tests.faults.nursery import Nursery
 from tests.faults.planted import PLANTED
 from tests.faults.reference import Reference, settings_of
 from tests.faults.resp import Splitter
-from tests.faults.script import HOUR_MS, Feed, GoLive, Script, Size, Switch, write
+from tests.faults.script import HOUR_MS, Beside, Change, Feed, Script, Size, Switch, write
 from tests.faults.taps import Attempt, Holding, LeaseLog
 from tests.support.waiting import PATIENCE_SEC, wait_until
 
@@ -236,13 +236,19 @@ def test_scripts_hold_all_that_is_to_be_tried() -> None:
             elif isinstance(step, Switch):
                 reference.kill_switch = step.value
                 counts["switch, abrupt" if step.abrupt else "switch"] += 1
+            elif isinstance(step, Beside):
+                reference.take_beside(step.stream, step.entry_id, list(step.fields))
+            elif isinstance(step, Change):
+                reference.change_mode(step.mode)
+                counts[f"to {step.mode}"] += 1
             else:
-                reference.go_live()
-                counts[type(step).__name__] += 1
+                reference.miss(len(step.lost))
         counts.update(reference.counts)
         counts.update(published.intent.action.value for published in reference.published)
     wanted = {
-        *("shadow", "live", GoLive.__name__, "switch", "switch, abrupt"),
+        *("shadow", "live", "to shadow", "to live", "switch", "switch, abrupt", "gap:entries"),
+        *("snapshot:agrees", "snapshot:mismatch", "snapshot:adopted", "snapshot:reconciled", "pnl:mismatch"),
+        *("operator:released", "operator:cleared", "operator:refused", "reservation:unknown"),
         *("HARVEST_PARTIAL", "MOVE_SL_BREAKEVEN", "TRAIL_UPDATE", "STOP_RESIZE"),
         *("fill:applied", "fill:repeated", "fill:clash", "malformed", "price:jump", "rung:carried"),
         *("order:ended", "order:acknowledged", "refused:kill-switch", "refused:stale price", "refused:suspect"),
