@@ -128,8 +128,7 @@ class Campaign:
             self._tell(result)
             if result.violation and first_failure is None:
                 first_failure = result
-            if self._record is not None:
-                self._write(self._record)
+            self._write()
         account = self.account
         print(
             f"{len(account.seeds)} episodes, {account.kills.total()} kills ({dict(account.kills)}), "
@@ -147,21 +146,25 @@ class Campaign:
         pool = self._pool()
         try:
             while running or not self._is_over(kills, seconds):
-                while len(running) < self._cells and not self._is_over(kills, seconds):
+                broken = False
+                while len(running) < self._cells and not self._is_over(kills, seconds) and not broken:
                     episode = replace(self._template, seed=self._template.seed + self._started)
-                    running[pool.submit(_run, episode)] = episode
-                    self._started += 1
+                    try:
+                        running[pool.submit(_run, episode)] = episode
+                        self._started += 1
+                    except BrokenProcessPool:  # between two episodes
+                        broken = True
                 done, _ = wait(running, timeout=EPISODE_PATIENCE_SEC, return_when=FIRST_COMPLETED)
-                broken = not done
+                broken = broken or not done
                 for future in done:
                     episode = running.pop(future)
                     try:
-                        result = future.result()
+                        yield future.result()
+                    except BrokenProcessPool:
+                        broken = True
+                        running[future] = episode
                     except Exception as fault:  # noqa: BLE001  # whatever it is, it is accounted for and the rest goes on
-                        broken = broken or isinstance(fault, BrokenProcessPool)
                         self._own_failure(episode, "".join(traceback.format_exception(fault)))
-                        continue
-                    yield result
                 if broken:
                     for episode in running.values():
                         self._own_failure(episode, "it did not end, or its worker died")
@@ -183,12 +186,13 @@ class Campaign:
         return ProcessPoolExecutor(self._cells, mp_context=get_context("spawn"), initializer=_begin)
 
     def _end(self, pool: ProcessPoolExecutor) -> None:
-        for process in list(getattr(pool, "_processes", None) or {}).copy():
-            pool._processes[process].kill()
+        for process in list((pool._processes or {}).values()):
+            process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
 
     def _own_failure(self, episode: Episode, text: str) -> None:
         self.account.own_failures.append(f"{episode.command()}\n{text}")
+        self._write()
         print(f"the machine itself failed: {episode.command()}\n{text}", file=sys.stderr, flush=True)
 
     def _tell(self, result: Result) -> None:
@@ -201,10 +205,12 @@ class Campaign:
         if result.violation:
             print(f"repeat it with\n  {result.episode.command()}\n{result.violation}", flush=True)
 
-    def _write(self, record: Path) -> None:
-        draft = record.with_suffix(".tmp")
-        draft.write_text(json.dumps(self.account.as_dict(), indent=1) + "\n")
-        draft.replace(record)
+    def _write(self) -> None:
+        """Bring the record up to date, at once and whole."""
+        if self._record is not None:
+            draft = self._record.with_suffix(".tmp")
+            draft.write_text(json.dumps(self.account.as_dict(), indent=1) + "\n")
+            draft.replace(self._record)
 
 
 def shrink(failed: Result) -> Result:

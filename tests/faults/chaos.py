@@ -64,21 +64,26 @@ class Gremlin:
         for number in range(DAEMONS):
             self._start(number)
 
-    def at_a_commit(self, deed: Callable[[], None]) -> None:
-        """Do `deed` while a commit is on its way to Redis, as far as one comes; half of the time at any moment."""
-        if self.rng.random() < 0.3:
-            self._moment()
-            deed()
-            return
-        number = self._prey()
+    def at_a_commit(self, deed: Callable[[], None], otherwise: Callable[[], None]) -> None:
+        """Do `deed` while a commit that publishes is on its way to Redis, if one comes; `otherwise` if none does, and
+        sometimes anyway."""
         done = threading.Event()
         trap = Trap(At.REQUEST, frozenset({"PUBLISH"}), self.rng.randrange(2), done.wait, Verdict.PASS)
+        if self.rng.random() < 0.3:
+            self._moment()
+            otherwise()
+            return
+        self.heal()
+        number = self._prey(PATIENCE_SEC)
         self.world.wires[number].trap = trap
         try:
-            self._await(trap, number)
-            deed()
+            if self._await(trap, number):
+                self.world.tally.faults["switch-at-a-commit"] += 1
+                deed()
+                return
         finally:
             done.set()
+        otherwise()
 
     # Choosing.
 
@@ -100,9 +105,9 @@ class Gremlin:
         if not daemon.is_running:
             daemon.start(cold=self.rng.random() < 0.02)
 
-    def _prey(self) -> int:
+    def _prey(self, patience_sec: float = LEADER_PATIENCE_SEC) -> int:
         """A daemon that will run into a trap. Somebody leads soon, as a rule."""
-        deadline = time.monotonic() + LEADER_PATIENCE_SEC
+        deadline = time.monotonic() + patience_sec
         while self.world.leader() is None and time.monotonic() < deadline:
             time.sleep(TRAP_STEP_SEC)
         return self._victim()

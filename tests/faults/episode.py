@@ -95,11 +95,7 @@ class _Play:
     def _round(self) -> None:
         control = self._feeder.next_control()
         if isinstance(control, Switch):
-            if control.abrupt:
-                self._gremlin.at_a_commit(lambda: self._feeder.switch(control))
-            else:
-                self._settle()
-                self._feeder.switch(control)
+            self._switch(control)
         elif isinstance(control, Beside):
             self._settle()
             self._feeder.say(control)
@@ -117,6 +113,21 @@ class _Play:
         self._feeder.push(count)
         fault.strike()
         self._check_alive()
+
+    def _switch(self, step: Switch) -> None:
+        """Lift it when nothing is on its way; throw it at the worst moment."""
+
+        def throw() -> None:
+            self._feeder.switch(step)
+
+        def settle_and_throw() -> None:
+            self._settle()
+            throw()
+
+        if step.value == "0":
+            settle_and_throw()
+        else:
+            self._gremlin.at_a_commit(throw, throw if step.abrupt else settle_and_throw)
 
     def _stop_all(self) -> None:
         """Nobody runs, and nothing waits to be read."""

@@ -216,7 +216,10 @@ class Feeder:
         """Put an entry on a stream beside the execution stream, and wait until it is taken in."""
         stream = getattr(self._world.names, step.stream)
         self._world.client.execute_command("XADD", stream, step.entry_id, *step.fields)
-        wait_until(lambda: self._world.served().cursors[stream] == step.entry_id, what=f"{step} taken in")
+        try:
+            wait_until(lambda: self._world.served().cursors[stream] == step.entry_id)
+        except AssertionError:
+            raise ViolationError("stuck", f"{stream} is not read to {step.entry_id}") from None
 
     def trim(self, step: Trim) -> None:
         """While nobody reads: what was lost, the next entry behind it, and the removal of all before that one."""

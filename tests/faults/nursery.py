@@ -72,6 +72,7 @@ class Daemon:
         self.directory = Path(tempfile.mkdtemp(prefix="harvest-brain-fault-"))
         self.pid = 0
         self.has_ended_by_itself = False  # gone at some time without having been killed or stopped from here
+        self._code = 0
         self._lock = threading.Lock()
         self._nursery = nursery
         self._planted = planted
@@ -93,9 +94,16 @@ class Daemon:
     @property
     def is_running(self) -> bool:
         with self._lock:
-            if self.pid and self._nursery.ask(order="look", pid=self.pid) is not None:
-                self.pid, self.has_ended_by_itself = 0, True
+            if self._is_found_gone():
+                self.has_ended_by_itself = True
             return bool(self.pid)
+
+    def _is_found_gone(self) -> bool:
+        """Whether it ran as far as was known, and is gone now; it is buried then. Needs the lock."""
+        status = self._nursery.ask(order="look", pid=self.pid) if self.pid else None
+        if status is not None:
+            self.pid, self._code = 0, status["code"]
+        return status is not None
 
     def kill(self) -> None:
         """SIGKILL; it is dead and gone on return. In one step, so that who looks meanwhile doesn't take it for an end
@@ -110,9 +118,13 @@ class Daemon:
         """SIGTERM, as systemd does it; it must exit with 0. Before it has said anything it does not listen yet."""
         wait_until(self._status.exists, what="a sign of life")
         self.signal(signal.SIGTERM)
-        status = wait_until(lambda: self._nursery.ask(order="look", pid=self.pid), what=f"the end of {self.pid}")
-        self.pid = 0
-        assert status["code"] == 0, f"exit code {status['code']} after SIGTERM; the log says:\n{self.log()}"
+
+        def is_gone() -> bool:
+            with self._lock:
+                return self._is_found_gone() or not self.pid
+
+        wait_until(is_gone, what=f"the end of {self.pid}")
+        assert self._code == 0, f"exit code {self._code} after SIGTERM; the log says:\n{self.log()}"
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal, if it runs. Its pid is its own until the nursery buries it, so this reaches nobody else."""

@@ -56,10 +56,11 @@ def _cursor_before_commit() -> None:
     send_commit, receive_commit = Store.send_commit, Store.receive_commit
 
     def send(self: Store, decision: Decision, reading: Reading | None = None) -> None:
-        if reading is not None and reading.entries:
+        if reading is not None and (reading.entries or reading.aside):
             send_commit(self, Decision({}, self.state.waiting, {}, (), (), {}), reading)
             receive_commit(self)
-        send_commit(self, decision)
+            reading = None
+        send_commit(self, decision, reading)
 
     Store.send_commit = send  # type: ignore[method-assign]  # that is the fault
 

@@ -40,7 +40,9 @@ class Feed(NamedTuple):
 
 
 class Switch(NamedTuple):
-    """Set the kill-switch. `abrupt`: whatever is on its way; otherwise when nothing is."""
+    """Set the kill-switch. Thrown while a commit that publishes is on its way, or, `abrupt`, at any moment: the commit
+    is refused, so what was decided by then and what was not is known from the stored cursor. Not so what is too small
+    and carried: that is decided without a commit that the switch could refuse. Lifted when nothing is on its way."""
 
     value: str
     abrupt: bool
@@ -101,7 +103,7 @@ def write(rng: random.Random, size: Size, now_ms: int) -> Script:
     return Script(author.environ, author.overrides, author.steps, author.base_ms)
 
 
-def _environ(rng: random.Random) -> dict[str, str]:
+def _environ(rng: random.Random, *, has_minima: bool) -> dict[str, str]:
     return {
         "HARVEST_MODE": rng.choice(["shadow", "live", "live"]),
         "HARVEST_LADDER": rng.choice(["0.5:0.25,1.0:0.25,1.5:0.25", "0.3:0.2,0.6:0.2,0.9:0.2,1.2:0.2,1.5:0.2", "1:1"]),
@@ -112,7 +114,7 @@ def _environ(rng: random.Random) -> dict[str, str]:
         "HARVEST_QTY_STEP": plain(STEP),
         "HARVEST_PRICE_TICK": plain(TICK),
         "HARVEST_DUST": rng.choice(["leave", "close_all"]),
-        "HARVEST_MIN_QTY": rng.choice(["0", "0", "0.1"]),
+        "HARVEST_MIN_QTY": "0.1" if has_minima else "0",
         "HARVEST_LIVE_ALLOW_FALLBACK_RISK": rng.choice(["true", "false"]),
         "HARVEST_SPOT": rng.choice(["true", "false", "false"]),
         "HARVEST_TRAIL_BAR_SEC": "1",
@@ -137,11 +139,15 @@ class _Author:
 
     def __post_init__(self) -> None:
         rng = self.rng
-        self.environ = _environ(rng)
+        has_minima = rng.random() < 0.25
+        self.abrupt = not has_minima
+        self.environ = _environ(rng, has_minima=has_minima)
         self.symbols = [f"S{number}USDT" for number in range(self.size.symbols)]
         self.keys = [key for symbol in self.symbols for key in self._keys(symbol)]
         self.overrides: dict[str, dict[str, str]] = {
-            symbol: rng.choice(_OVERRIDES) for symbol in self.symbols if rng.random() < 0.2
+            symbol: rng.choice(_OVERRIDES if has_minima else _OVERRIDES[1:])
+            for symbol in self.symbols
+            if rng.random() < 0.2
         }
         self.nominal = Reference(
             settings_of(self.environ), self.base_ms + HOUR_MS // 2, self.overrides, kill_switch="0"
@@ -153,10 +159,6 @@ class _Author:
         self.mode = self.environ["HARVEST_MODE"]
         self.modes = {self.mode}
         self.changes = rng.choice([0, 0, 0, 1, 1, 2])
-        # What is too small and carried depends on the switch; only where nothing is can it be thrown at any moment.
-        self.abrupt = self.environ["HARVEST_MIN_QTY"] == "0" and not any(
-            "min_qty" in o for o in self.overrides.values()
-        )
 
     def _keys(self, symbol: str) -> list[Key]:
         """One position for most, both sides or two accounts for some."""
@@ -462,9 +464,9 @@ def _to_tick(price: Decimal) -> Decimal:
 
 
 _OVERRIDES = (
+    {"qty_step": "0.1", "min_qty": "0.2"},
     {"min_r": "0.7"},
     {"ladder": "0.4:0.5,0.8:0.5"},
-    {"qty_step": "0.1", "min_qty": "0.2"},
     {"trail_atr_mult": "0"},
     {"ladder": "none", "set_be_at_r": "0.9"},  # a bad value refuses itself alone
 )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing import active_children
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.campaign import Campaign
+from tests.faults.campaign import Campaign, shrink
 from tests.faults.chaos import FAULTS, REDIS_TIMEOUT_SEC
 from tests.faults.episode import Episode, run
 from tests.faults.machine import Feeder, ViolationError, Watcher, World, check_outcome
@@ -80,6 +84,40 @@ def test_each_fault_alone_does_no_harm(nursery: Nursery, fault: str) -> None:
             break
     assert happened >= ENOUGH
     assert intents > 0
+
+
+# The campaign.
+
+
+def test_a_failure_of_the_machine_itself_is_no_violation_and_no_success(tmp_path: Path) -> None:
+    record = tmp_path / "record.json"
+    campaign = Campaign(Episode(seed=1, size=Size(2, 20), faults=()), record=record)  # there is none to choose from
+    assert campaign.run() == 2
+    assert len(campaign.account.own_failures) == 1
+    assert campaign.account.violations == []
+    assert json.loads(record.read_text())["own_failures"] == campaign.account.own_failures
+
+
+def test_a_campaign_survives_the_death_of_a_worker() -> None:
+    campaign = Campaign(Episode(seed=1, size=Size(2, 60), rounds=10), cells=1)
+    codes: list[int] = []
+    running = threading.Thread(target=lambda: codes.append(campaign.run(kills=20)))
+    running.start()
+    wait_until(active_children, what="a worker")[0].kill()
+    running.join(4 * PATIENCE_SEC)
+    assert codes == [2]
+    assert campaign.account.kills.total() >= 20
+    assert "its worker died" in campaign.account.own_failures[0]
+
+
+def test_what_fails_is_made_smaller(nursery: Nursery) -> None:
+    failed = run(Episode(seed=1, size=Size(6, 100), rounds=20, planted="rungs-in-memory"), nursery)
+    assert failed.violation
+    smallest = shrink(failed)
+    assert smallest.violation
+    assert smallest.episode.size.entries < 100
+    assert len(smallest.episode.faults) < len(FAULTS)
+    assert smallest.episode.command().startswith("python -m tests.faults --seed 1 --symbols ")
 
 
 # A quiet episode, and what somebody does to its outcome.
