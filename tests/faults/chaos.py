@@ -28,10 +28,11 @@ _POINTS = ({"PUBLISH"}, {"PUBLISH"}, {"COMMIT"}, {"COMMIT"}, {"LOOK"}, {"XREAD"}
 
 @dataclass
 class Fault:
-    """`strike` is called when the entries behind it are fed."""
+    """`strike` is called when the entries behind it are fed. It returns False when nothing ran into its trap, so that
+    nothing happened."""
 
     name: str
-    strike: Callable[[], None]
+    strike: Callable[[], bool | None]
 
 
 @dataclass
@@ -52,8 +53,7 @@ class Gremlin:
             self._healers.remove(healer)
             healer[1]()
         name = self.rng.choices(self.names, [_WEIGHTS[name] for name in self.names])[0]
-        self.world.tally.faults[name] += 1
-        strike: Callable[[], None] = getattr(self, f"_{name.replace('-', '_')}")()
+        strike: Callable[[], bool | None] = getattr(self, f"_{name.replace('-', '_')}")()
         return Fault(name, strike)
 
     def heal(self) -> None:
@@ -156,17 +156,19 @@ class Gremlin:
 
         return strike
 
-    def _kill_daemon_at(self) -> Callable[[], None]:
+    def _kill_daemon_at(self) -> Callable[[], bool]:
         number = self._prey()
         daemon = self.world.daemons[number]
         trap = self._trap(number, partial(daemon.signal, signal.SIGKILL), tuple(Verdict))
 
-        def strike() -> None:
-            if self._runs_into(trap, number):
-                # It is dead, but not buried.
-                daemon.kill()
-                self.world.tally.kills["daemon"] += 1
-                self._after_death(number)
+        def strike() -> bool:
+            if not self._runs_into(trap, number):
+                return False
+            # It is dead, but not buried.
+            daemon.kill()
+            self.world.tally.kills["daemon"] += 1
+            self._after_death(number)
+            return True
 
         return strike
 
@@ -191,14 +193,16 @@ class Gremlin:
 
         return strike
 
-    def _freeze_daemon_at(self) -> Callable[[], None]:
+    def _freeze_daemon_at(self) -> Callable[[], bool]:
         number = self._prey()
         trap = self._trap(number, partial(self._freeze, number), (Verdict.PASS,))
 
-        def strike() -> None:
-            if self._runs_into(trap, number):
-                self._take_over(number)
-                self._later(partial(self._thaw, number))
+        def strike() -> bool:
+            if not self._runs_into(trap, number):
+                return False
+            self._take_over(number)
+            self._later(partial(self._thaw, number))
+            return True
 
         return strike
 
@@ -211,7 +215,7 @@ class Gremlin:
         self.world.daemons[number].signal(signal.SIGCONT)
         self.world.wires[number].flow()
 
-    def _wake_zombie(self) -> Callable[[], None]:
+    def _wake_zombie(self) -> Callable[[], bool]:
         """A commit of an old leader arrives while its successor, which has taken over, is about to commit the same."""
         old = self._prey()
         point = frozenset({"COMMIT"})
@@ -222,14 +226,16 @@ class Gremlin:
             self._thaw(old)
             time.sleep(TRAP_STEP_SEC)
 
-        def strike() -> None:
-            if self._runs_into(trap, old):
-                new = 1 - old
-                successor = Trap(At.REQUEST, point, 0, wake, Verdict.PASS)
-                self.world.wires[new].trap = successor
-                self._take_over(old)
-                self._runs_into(successor, new)
-                self._thaw(old)
+        def strike() -> bool:
+            if not self._runs_into(trap, old):
+                return False
+            new = 1 - old
+            successor = Trap(At.REQUEST, point, 0, wake, Verdict.PASS)
+            self.world.wires[new].trap = successor
+            self._take_over(old)
+            happened = self._runs_into(successor, new)
+            self._thaw(old)
+            return happened
 
         return strike
 
@@ -254,12 +260,12 @@ class Gremlin:
 
         return strike
 
-    def _cut_at(self) -> Callable[[], None]:
+    def _cut_at(self) -> Callable[[], bool]:
         number = self._prey()
         trap = self._trap(number, lambda: None, (Verdict.CUT, Verdict.HALF))
 
-        def strike() -> None:
-            self._runs_into(trap, number)
+        def strike() -> bool:
+            return self._runs_into(trap, number)
 
         return strike
 
@@ -290,13 +296,15 @@ class Gremlin:
 
         return strike
 
-    def _kill_redis_at(self) -> Callable[[], None]:
+    def _kill_redis_at(self) -> Callable[[], bool]:
         number = self._prey()
         trap = self._trap(number, self.world.kill_redis, tuple(Verdict))
 
-        def strike() -> None:
-            if self._runs_into(trap, number):
-                self.world.server.start()
+        def strike() -> bool:
+            if not self._runs_into(trap, number):
+                return False
+            self.world.server.start()
+            return True
 
         return strike
 

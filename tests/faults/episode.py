@@ -111,7 +111,8 @@ class _Play:
         count = self._rng.randint(1, 2 * self._chunk)
         fault = self._gremlin.next_fault()
         self._feeder.push(count)
-        fault.strike()
+        if fault.strike() is not False:
+            self._world.tally.faults[fault.name] += 1
         self._check_alive()
 
     def _switch(self, step: Switch) -> None:

@@ -45,7 +45,7 @@ class Tally:
     """What an episode came to."""
 
     kills: Counter[str] = field(default_factory=Counter)  # SIGKILLs, by what was killed
-    faults: Counter[str] = field(default_factory=Counter)  # by name
+    faults: Counter[str] = field(default_factory=Counter)  # that happened, by name
     entries: int = 0
     intents: int = 0
     rejected: int = 0

@@ -29,6 +29,7 @@ from tests.support.waiting import PATIENCE_SEC, wait_until
 KILLS = 300
 FINDS_WITHIN_SEC = 2 * PATIENCE_SEC
 ENOUGH = 5
+MOST_EPISODES = 100
 
 
 @pytest.mark.slow
@@ -70,14 +71,16 @@ def test_incident_04_rungs_known_to_memory_alone_are_seen_to_fire_twice(nursery:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_alone_does_no_harm(nursery: Nursery, fault: str) -> None:
-    """A slow machine has fewer rounds in an episode: it goes on until the fault was there often enough."""
+    """It goes on until the fault has happened often enough: a slow machine has fewer rounds, and less runs
+    into a trap."""
     happened = intents = 0
-    for seed in range(1, ENOUGH + 1):  # once an episode at least
+    for seed in range(1, MOST_EPISODES):
         result = run(Episode(seed, size=Size(4, 100), rounds=10, faults=(fault,)), nursery)
         assert result.violation == ""
-        assert set(result.tally.faults) == {fault}
+        assert set(result.tally.faults) <= {fault, "switch-at-a-commit"}
         happened += result.tally.faults[fault]
         intents += result.tally.intents
         if happened >= ENOUGH:
