@@ -16,7 +16,7 @@ import pytest
 
 from tests.faults.campaign import Campaign, shrink
 from tests.faults.chaos import FAULTS, REDIS_TIMEOUT_SEC
-from tests.faults.episode import Episode, run
+from tests.faults.episode import Episode, Result, run
 from tests.faults.machine import Feeder, ViolationError, Watcher, World, check_outcome
 from tests.faults.nursery import Nursery
 from tests.faults.planted import PLANTED
@@ -27,7 +27,8 @@ from tests.faults.taps import Attempt, Holding, LeaseLog
 from tests.support.waiting import PATIENCE_SEC, wait_until
 
 KILLS = 300
-FINDS_WITHIN_SEC = 2 * PATIENCE_SEC
+FINDS_WITHIN_SEC = 60
+FINDS_WITHIN_EPISODES = 15
 ENOUGH = 5
 MOST_EPISODES = 100
 
@@ -42,32 +43,35 @@ def test_nothing_twice_and_nothing_lost_in_some_hundred_kills() -> None:
     assert account.own_failures == []
     assert account.kills["daemon"] > KILLS / 3
     assert account.kills["redis"] > KILLS / 20
-    assert account.intents > 10 * len(account.seeds)
-    assert account.rejected > 5 * len(account.seeds)
+    assert account.intents > KILLS / 10
+    assert account.rejected > KILLS / 10
+
+
+def search(nursery: Nursery, fault: str, is_found: Callable[[Result], bool]) -> Result:
+    """The first episode in which the planted fault is found. A machine that is too slow to run many in a minute may
+    take longer for a few."""
+    deadline = time.monotonic() + FINDS_WITHIN_SEC
+    seed = 1
+    while not is_found(result := run(Episode(seed, planted=fault), nursery)):
+        assert seed < FINDS_WITHIN_EPISODES or time.monotonic() < deadline, f"not in {seed} episodes"
+        seed += 1
+    return result
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("fault", PLANTED)
 def test_a_planted_fault_is_found_within_a_minute(nursery: Nursery, fault: str) -> None:
-    deadline = time.monotonic() + FINDS_WITHIN_SEC
-    seed = 1
-    while not (result := run(Episode(seed, planted=fault), nursery)).violation:
-        assert time.monotonic() < deadline, f"{seed} episodes found nothing"
-        seed += 1
+    result = search(nursery, fault, lambda result: bool(result.violation))
     kinds = {"switch-checked-early": {"kill-switch"}, "unfenced": {"fencing"}}
     assert result.kind in kinds.get(fault, {"intents", "twice", "state", "fills", "dead letters"})
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_incident_04_rungs_known_to_memory_alone_are_seen_to_fire_twice(nursery: Nursery) -> None:
     """Not only the state is compared: the second intent itself is noticed."""
-    deadline = time.monotonic() + FINDS_WITHIN_SEC
-    seed = 1
-    while run(Episode(seed, planted="rungs-in-memory"), nursery).kind != "twice":
-        assert time.monotonic() < deadline, f"not in {seed} episodes"
-        seed += 1
+    search(nursery, "rungs-in-memory", lambda result: result.kind == "twice")
 
 
 @pytest.mark.slow
