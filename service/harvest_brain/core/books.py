@@ -38,6 +38,9 @@ class Book(NamedTuple):
     terms: Terms | None = None
 
 
+EMPTY_BOOK = Book(None, ())
+
+
 def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
     """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten.
 

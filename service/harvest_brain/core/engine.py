@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
 
-from harvest_brain.core.books import Book, book_of
+from harvest_brain.core.books import EMPTY_BOOK, Book, book_of
 from harvest_brain.core.due import Due, due_harvest, due_stop, noted
 from harvest_brain.core.events import (
     PLAUSIBLE_ARRIVAL_MS,
@@ -123,10 +123,12 @@ class Decision:
 
 
 class Identity(NamedTuple):
-    """Under which name a fill is remembered, and with which content; an empty name is not remembered."""
+    """Under which name a fill is remembered, and with which content; an empty name is not remembered. Where the order
+    counts what was filled so far, that is the content, as a number in `cumulative`."""
 
     name: str
     content: str
+    cumulative: Decimal | None = None
 
 
 def fill_identity(fill: Fill) -> Identity:
@@ -140,7 +142,7 @@ def fill_identity(fill: Fill) -> Identity:
         return Identity(f"{fill.key}:fill:{fill.fill_id}", content)
     order = fill.order.order_id or fill.order.client_order_id
     if order and fill.cumulative is not None:
-        return Identity(f"{fill.key}:cumulative:{order}", plain(fill.cumulative))
+        return Identity(f"{fill.key}:cumulative:{order}", plain(fill.cumulative), fill.cumulative)
     if order and fill.complete:
         return Identity(f"{fill.key}:filled:{order}", content)
     return Identity("", content)
@@ -204,8 +206,8 @@ class _Batch:
             tuple(self.notes),
         )
 
-    def book(self, symbol: str) -> Book | None:
-        return self.books.get(symbol) or self.before.get(symbol)
+    def book(self, symbol: str) -> Book:
+        return self.books.get(symbol) or self.before.get(symbol) or EMPTY_BOOK
 
     def malformed(self, event: Malformed) -> None:
         self.rejected.append(event)
@@ -219,20 +221,14 @@ class _Batch:
     def fill(self, fill: Fill) -> None:
         identity = fill_identity(fill)
         stored = self.applied.get(identity.name) or self.gate.known_fills.get(identity.name)
-        if stored is not None and fill.cumulative is not None and not fill.fill_id:
-            difference = fill.cumulative - Decimal(stored)
-            if difference <= 0:
-                self.counts["fill:repeated"] += 1
-                return
-            fill = fill._replace(qty=difference)
-        elif stored is not None:
-            if stored == identity.content:
-                self.counts["fill:repeated"] += 1
-            else:
-                self._clash(fill, identity, stored)
+        if identity.cumulative is not None:
+            fill = fill._replace(qty=identity.cumulative - Decimal(stored or 0))
+        elif stored is not None and stored != identity.content:
+            self._clash(fill, identity, stored)
             return
-        elif fill.cumulative is not None and identity.name and not fill.fill_id:
-            fill = fill._replace(qty=fill.cumulative)
+        if fill.qty <= 0 or stored == identity.content:
+            self.counts["fill:repeated"] += 1
+            return
         if identity.name:
             self.applied[identity.name] = identity.content
         self._apply(
@@ -274,7 +270,7 @@ class _Batch:
         self._put(book._replace(market=book.market or Market(fill.price)), after)
 
     def order_update(self, update: OrderUpdate) -> None:
-        book = self.book(update.symbol) or Book(None, ())
+        book = self.book(update.symbol)
         for position in book.positions:
             if position.epoch is None:
                 continue
@@ -303,7 +299,7 @@ class _Batch:
 
     def _held(self, key: Key) -> tuple[Book, Position]:
         """The book of the symbol and the position, which may be flat."""
-        book = self.book(key.symbol) or Book(None, ())
+        book = self.book(key.symbol)
         return book, next((p for p in book.positions if p.key == key), None) or Position(key)
 
     def _terms(self, key: Key) -> Terms:
@@ -348,8 +344,8 @@ class _Batch:
 
     def pnl_snapshot(self, event: PnlSnapshot) -> None:
         book = self.book(event.symbol)
-        held = [] if book is None else [p for p in book.positions if p.epoch is not None]
-        if book is None or book.market is None or any(self._unsettled(p.key, event.time_ms) for p in held):
+        held = [p for p in book.positions if p.epoch is not None]
+        if book.market is None or any(self._unsettled(p.key, event.time_ms) for p in held):
             self.counts["pnl:not comparable"] += 1
         elif differs_grossly(held, book.market.last, event):
             self.counts["pnl:mismatch"] += 1
@@ -358,7 +354,7 @@ class _Batch:
             self.counts["pnl:agrees"] += 1
 
     def release(self, event: Release) -> None:
-        book = self.book(event.symbol) or Book(None, ())
+        book = self.book(event.symbol)
         for position in book.positions:
             epoch = position.epoch and give_up(position.epoch, event.intent_id, event.time_ms, self.policy.pending_ms)
             if epoch is not position.epoch:
@@ -370,7 +366,7 @@ class _Batch:
         self.notes.append(f"{event.symbol}: there is no reservation {event.intent_id} of unknown fate to release")
 
     def clear(self, event: Clear) -> None:
-        book = self.book(event.symbol) or Book(None, ())
+        book = self.book(event.symbol)
         suspects = [p for p in book.positions if p.suspect]
         for position in suspects:
             cleared = skip_crossed(replace(position, suspect="", claimed=None))
@@ -390,7 +386,7 @@ class _Batch:
 
     def price(self, event: Price) -> None:
         book = self.book(event.symbol)
-        if book is None or book.market is None or book.terms is None:
+        if book.market is None or book.terms is None:
             self.counts["price:no position"] += 1
             return
         price, before, terms = event.price, book.market, book.terms

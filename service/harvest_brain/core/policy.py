@@ -192,10 +192,9 @@ def least_risk(average: Decimal, terms: Terms) -> Decimal:
 
 
 class Share(NamedTuple):
-    """What the rungs crossed by a price come to: their indices, the size to close now (0: carried), and the
-    accumulated target and issue of the epoch after it, all in base asset."""
+    """What the rungs crossed by a price come to: the size to close now (0: carried), and the accumulated target of the
+    epoch after it, both in base asset."""
 
-    rungs: tuple[int, ...]
     qty: Decimal
     target: Decimal
 
@@ -223,7 +222,7 @@ def share_of(
         qty = floor_to_step(min(free, peak - issued), terms.qty_step)
     if not terms.tradeable(qty, price):
         qty = ZERO
-    return Share(crossed, qty, target)
+    return Share(qty, target)
 
 
 def break_even(sign: int, average: Decimal, terms: Terms) -> Decimal:

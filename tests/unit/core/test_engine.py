@@ -83,9 +83,9 @@ def test_a_fill_is_known_by_its_id(way: Way) -> None:
 def test_without_an_id_a_cumulative_quantity_is_known_by_its_order(way: Way) -> None:
     world = World(policy())
     fill = world.fill(way.opening, 1, 100, order="A1", client="C1", cumulative="1.50")
-    assert fill_identity(fill) == Identity("ETHUSDT:cumulative:A1", "1.5")
+    assert fill_identity(fill) == Identity("ETHUSDT:cumulative:A1", "1.5", D("1.5"))
     fill = world.fill(way.opening, 1, 100, client="C1", cumulative="1.50")
-    assert fill_identity(fill) == Identity("ETHUSDT:cumulative:C1", "1.5")
+    assert fill_identity(fill) == Identity("ETHUSDT:cumulative:C1", "1.5", D("1.5"))
 
 
 def test_a_complete_order_is_known_by_its_id(way: Way) -> None:
