@@ -205,6 +205,23 @@ def test_incident_06_a_dedup_key_that_stands_already_stops_a_second_publishing_o
     assert harvest["rungs"] == ["1"]
 
 
+@modes
+def test_a_jump_past_several_rungs_of_which_one_has_its_dedup_key_publishes_the_others_once(
+    redis: Any, start_daemon: StartDaemon, mode: str
+) -> None:
+    """As when the state was rebuilt from the stream: what is out is known by its keys alone."""
+    redis.set(KILL, "0")
+    start_daemon(HARVEST_MODE=mode)
+    feed(redis, OPENING)
+    held = position(redis, "ETHUSDT")
+    assert held is not None
+    redis.set(f"quantum:dedup:harvest:hb-{held['epoch']['id']}-r1", "1", ex=900)
+    feed(redis, tick("ETHUSDT", "2580"), tick("ETHUSDT", "2580"))
+    [harvest] = harvests(redis, output_of(mode))
+    assert (harvest["rungs"], harvest["qty"]) == (["1", "1.5"], Decimal("0.5"))
+    assert position(redis, "ETHUSDT")["epoch"]["rungs"] == "fff"  # type: ignore[index]
+
+
 def test_a_fired_rung_stays_fired_when_its_dedup_key_has_expired_and_across_a_restart(
     redis: Any, start_daemon: StartDaemon
 ) -> None:

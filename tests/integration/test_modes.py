@@ -96,6 +96,23 @@ def test_catching_up_orders_once_what_shadow_mode_only_suggested(redis: Any, sta
     assert len(harvests(redis, TRADE_INTENTS)) == 1
 
 
+def test_what_was_suggested_before_catching_up_is_not_suggested_again_when_its_dedup_key_has_expired(
+    redis: Any, start_daemon: StartDaemon
+) -> None:
+    redis.set(KILL, "0")
+    daemon = start_daemon(**SHADOW)
+    feed(redis, opening("SYM0USDT"), tick("SYM0USDT", "101"))
+    restart(daemon, HARVEST_LIVE_CATCH_UP="true", **LIVE)
+    wait_until(lambda: stored(redis)["mode"] == "live")
+    assert position(redis, "SYM0USDT")["epoch"]["rungs"] == "oaa"  # type: ignore[index]
+    restart(daemon, **SHADOW)
+    wait_until(lambda: stored(redis)["mode"] == "shadow")
+    redis.delete(*redis.scan_iter("quantum:dedup:harvest:*"))
+    feed(redis, tick("SYM0USDT", "101"), tick("SYM0USDT", "102"))
+    assert [suggestion["rungs"] for suggestion in harvests(redis)] == [["0.5"], ["1"]]
+    assert not redis.exists(TRADE_INTENTS)
+
+
 def test_going_back_to_shadow_keeps_what_is_on_its_way_reserved(redis: Any, start_daemon: StartDaemon) -> None:
     redis.set(KILL, "0")
     daemon = start_daemon(**LIVE)

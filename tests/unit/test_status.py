@@ -208,7 +208,9 @@ def test_positions_stand_in_columns() -> None:
     for title in ("qty", "entry", "price", "R", "stop", "rungs", "reserved", "risk per unit"):
         column = head.index(f"  {title}") + 2
         assert all(row[column - 1] == " " and row[column] != " " for row in rows)
-    assert legend == "  rungs: ● published, ◐ carried to the next, x skipped, ○ armed"
+    assert (
+        legend == "  rungs: ● published, ◐ carried to the next, x skipped, ○ armed, ◌ suggested and still to be ordered"
+    )
 
 
 @pytest.mark.parametrize(

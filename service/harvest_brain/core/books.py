@@ -14,7 +14,7 @@ from harvest_brain.core.due import better_stops
 from harvest_brain.core.events import Key
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, INFINITY
-from harvest_brain.core.policy import RungState, Terms
+from harvest_brain.core.policy import Terms
 from harvest_brain.core.position import Position, ReservationState
 
 NEVER_MS = 2**63
@@ -83,7 +83,7 @@ def _next_edge(position: Position, market: Market) -> Decimal:
     edges = [
         position.price_at(terms.trigger(rung))
         for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
-        if rung_state is RungState.ARMED or index >= epoch.crossed
+        if rung_state.may_fire or index >= epoch.crossed
     ]
     edges += [sign * max(sign * better.stop, sign * better.since) for better in better_stops(position, market)]
     if epoch.extreme is not None:

@@ -42,17 +42,22 @@ def noted(position: Position, price: Decimal) -> Position:
     return replace(position, epoch=replace(epoch, crossed=crossed, extreme=extreme))
 
 
-def due_harvest(position: Position, trigger: Price, fresh_ms: int) -> Due | None:
-    """The one partial close for all rungs that the price has crossed. It expires `fresh_ms` after the price."""
+def due_harvest(
+    position: Position, trigger: Price, fresh_ms: int, published: frozenset[str] = frozenset()
+) -> Due | None:
+    """The one partial close for all rungs that the price has crossed; where some of them are `published` already, for
+    these alone, so that the others can still come. It expires `fresh_ms` after the price."""
     epoch, price = position.open_epoch, trigger.price
     terms = epoch.terms
-    crossed = tuple(
-        index
+    claims = {
+        index: harvest_claim(epoch.epoch_id, index)
         for index, (rung, state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
-        if state is RungState.ARMED and position.has_reached(price, terms.trigger(rung))
-    )
-    if not crossed:
+        if state.may_fire and position.has_reached(price, terms.trigger(rung))
+    }
+    if not claims:
         return None
+    claims = {index: claim for index, claim in claims.items() if claim in published} or claims
+    crossed = tuple(claims)
     free = abs(position.qty) - epoch.outstanding
     share = share_of(terms, crossed, epoch.peak, epoch.target, epoch.issued, free, price)
     mark = RungState.FIRED if share.qty else RungState.CARRIED
@@ -65,7 +70,7 @@ def due_harvest(position: Position, trigger: Price, fresh_ms: int) -> Due | None
     highest = terms.trigger(terms.ladder[crossed[-1]])
     intent = Intent(
         Action.HARVEST,
-        tuple(harvest_claim(epoch.epoch_id, index) for index in crossed),
+        tuple(claims.values()),
         position,
         trigger,
         share.qty,

@@ -431,7 +431,11 @@ class _Batch:
         position = noted(position, event.price)
         if not refusal and self.policy.live and not self.policy.live_allow_fallback:
             refusal = "fallback risk" if position.open_epoch.risk_source == "fallback" else ""
-        harvest = due_harvest(position, event, self.policy.fresh_ms)
+        harvest = due_harvest(position, event, self.policy.fresh_ms, self.gate.published)
+        if harvest is not None and not refusal and self._is_out(harvest.intent):
+            # The rungs that are out already are marked first, the others of this price come after them.
+            position = self._publish_or_wait(position, harvest, refusal)
+            harvest = due_harvest(position, event, self.policy.fresh_ms)
         if harvest is not None:
             position = self._publish_or_wait(position, harvest, refusal)
         move = due_stop(position, market, event, self.policy.fresh_ms)
@@ -449,7 +453,7 @@ class _Batch:
         if intent.qty == 0:
             self.counts["rung:carried"] += 1
             return replace(position, epoch=due.after)
-        if any(claim in self.gate.published for claim in intent.claims):
+        if self._is_out(intent):
             # It is out already, so it is marked as if this decision had published it.
             self.counts["refused:already published"] += 1
         elif self._may_take_token(position.key, intent.trigger.time_ms):
@@ -462,6 +466,9 @@ class _Batch:
             reservation = Reservation(intent.intent_id, intent.qty, intent.trigger.time_ms)
             after = replace(after, reservations=(*after.reservations, reservation))
         return replace(position, epoch=after)
+
+    def _is_out(self, intent: Intent) -> bool:
+        return any(claim in self.gate.published for claim in intent.claims)
 
     def _may_take_token(self, key: Key, time_ms: int) -> bool:
         """Take a token unless those that have waited longer need them all; then wait behind them."""

@@ -3,7 +3,8 @@
 The terms (ladder, break-even, trail, steps and minima) are copied into an epoch when it opens, so a changed
 configuration holds for new epochs only. A rung's life: *armed* until a price reaches it, then *fired* when
 its share was published, *carried* when the share was below the exchange's minimum (it is added to the next
-rung's), or *skipped* when it was crossed under conditions in which it must not fire.
+rung's), or *skipped* when it was crossed under conditions in which it must not fire. What shadow mode has passed is
+*owed* in live mode, on an explicit wish to catch up: like an armed rung there, and not suggested again.
 
 Crossings are compared by the price that a level stands for, `average + s * level * r_unit`, never by dividing: exact
 at the rung.
@@ -43,6 +44,12 @@ class RungState(StrEnum):
     FIRED = "f"
     CARRIED = "c"
     SKIPPED = "s"
+    OWED = "o"
+
+    @property
+    def may_fire(self) -> bool:
+        """Whether a price that reaches the rung makes it due."""
+        return self in (RungState.ARMED, RungState.OWED)
 
 
 class Dust(StrEnum):

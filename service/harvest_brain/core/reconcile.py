@@ -149,8 +149,7 @@ def skip_crossed(position: Position, prices: Iterable[Decimal] = ()) -> Position
     ]
     crossed = max(epoch.crossed, *reached, 0)
     rungs = tuple(
-        RungState.SKIPPED if index < crossed and rung is RungState.ARMED else rung
-        for index, rung in enumerate(epoch.rungs)
+        RungState.SKIPPED if index < crossed and rung.may_fire else rung for index, rung in enumerate(epoch.rungs)
     )
     return replace(position, epoch=replace(epoch, rungs=rungs, crossed=crossed, target=epoch.issued))
 

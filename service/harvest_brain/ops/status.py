@@ -16,7 +16,13 @@ from harvest_brain.redis.encode import MARKET_PREFIX, META_FIELD, Meta, parse_ma
 from harvest_brain.redis.names import Names
 from harvest_brain.redis.store import UnusableError
 
-_RUNG_MARKS = {RungState.ARMED: "○", RungState.FIRED: "●", RungState.CARRIED: "◐", RungState.SKIPPED: "x"}
+_RUNG_MARKS = {
+    RungState.ARMED: "○",
+    RungState.FIRED: "●",
+    RungState.CARRIED: "◐",
+    RungState.SKIPPED: "x",
+    RungState.OWED: "◌",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +101,9 @@ class Overview:
             widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
             lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
                       for row in rows]  # fmt: skip
-            lines.append("  rungs: ● published, ◐ carried to the next, x skipped, ○ armed")
+            lines.append(
+                "  rungs: ● published, ◐ carried to the next, x skipped, ○ armed, ◌ suggested and still to be ordered"
+            )
         lines += [
             f"order        {order.intent_id} of {order.symbol}: {order.qty} {order.state}, silent {order.silent_sec} s"
             for position in self.positions

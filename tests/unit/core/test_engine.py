@@ -780,12 +780,50 @@ def test_what_is_out_already_is_marked_as_if_this_decision_had_published_it(way:
     assert harvests(world.price(way.at(2))) == [D("0.25")]
 
 
-def test_one_claim_of_several_that_is_out_stops_the_whole_intent(way: Way) -> None:
-    world = World(policy())
+@pytest.mark.parametrize(
+    ("out", "rungs", "qty"),
+    [
+        ((1,), ("1.0", "1.5"), "0.5"),
+        ((2,), ("0.5", "1.5"), "0.5"),
+        ((1, 2), ("1.5",), "0.25"),
+        ((1, 3), ("1.0",), "0.25"),
+    ],
+    ids=str,
+)
+def test_of_several_rungs_those_that_are_out_are_marked_and_the_others_are_published(
+    way: Way, live: bool, out: tuple[int, ...], rungs: tuple[str, ...], qty: str
+) -> None:
+    world = World(policy(live=live))
     world.open(way)
-    world.published.add(f"hb-{world.epoch().epoch_id}-r2")
+    epoch_id = world.epoch().epoch_id
+    world.published.update(f"hb-{epoch_id}-r{number}" for number in out)
+    [intent] = world.price(way.at(3))
+    assert (intent.rungs, intent.qty) == (tuple(D(rung) for rung in rungs), D(qty))
+    assert world.published.isdisjoint(intent.claims)
+    assert world.counts["refused:already published"] == 1
+    assert (world.epoch().rungs, world.epoch().issued) == ((RungState.FIRED,) * 3, D("0.75"))
+    reserved = {f"hb-{epoch_id}-r{out[-1]}": D("0.75") - D(qty), intent.intent_id: D(qty)} if live else {}
+    assert {r.intent_id: r.remaining for r in world.epoch().reservations} == reserved
     assert world.price(way.at(3)) == ()
-    assert world.epoch().rungs == (RungState.FIRED,) * 3
+
+
+def test_of_several_rungs_of_which_one_is_out_none_is_marked_while_the_gate_is_closed(way: Way) -> None:
+    world = World(policy(), kill="1")
+    world.open(way)
+    world.published.add(f"hb-{world.epoch().epoch_id}-r1")
+    assert world.price(way.at(3)) == ()
+    assert world.counts["refused:kill-switch"] == 1
+    assert world.epoch().rungs == (RungState.ARMED,) * 3
+
+
+def test_of_several_rungs_of_which_one_is_out_the_others_wait_for_the_rate(way: Way) -> None:
+    world = World(policy(), tokens=0)
+    world.open(way)
+    world.published.add(f"hb-{world.epoch().epoch_id}-r1")
+    assert world.price(way.at(3)) == ()
+    assert world.epoch().rungs == (RungState.FIRED, RungState.ARMED, RungState.ARMED)
+    world.tokens = 1
+    assert harvests(world.price(way.at(3))) == [D("0.5")]
 
 
 # The guard against bad ticks.

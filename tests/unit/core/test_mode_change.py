@@ -6,9 +6,10 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from tests.support.world import Way, World, harvests, policy
+from tests.support.world import SYMBOL, Way, World, harvests, policy
 
 from harvest_brain.core.engine import Decision
+from harvest_brain.core.events import Clear
 from harvest_brain.core.mode import enter_live, leave_live
 from harvest_brain.core.policy import RungState
 
@@ -94,6 +95,47 @@ def test_catching_up_never_repeats_what_live_mode_has_ordered(way: Way) -> None:
     assert harvests(world.price(way.at(2))) == [Decimal("0.25")]
     assert world.epoch().outstanding == Decimal("0.5")
     assert harvests(world.price(way.at(3))) == [Decimal("0.25")]
+
+
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "not reached again"])
+def test_what_was_suggested_is_not_suggested_again_after_catching_up_whatever_became_of_it(
+    way: Way, ordered: bool
+) -> None:
+    """No claim is known here: what stands in the state must do, for ever."""
+    world = World(policy())
+    world.open(way)
+    assert harvests(world.price(way.at(2))) == [Decimal("0.5")]
+    change(world, enter_live(world.state, catch_up=True), live=True)
+    assert world.epoch().rungs == (RungState.OWED, RungState.OWED, RungState.ARMED)
+    assert harvests(world.price(way.at(2 if ordered else "0.1"))) == ([Decimal("0.5")] if ordered else [])
+    change(world, leave_live(world.state), live=False)
+    assert harvests(world.price(way.at(2))) == []
+    assert harvests(world.price(way.at(3))) == [Decimal("0.25")]
+
+    # What was not ordered can still be, and what was ordered is not again.
+    change(world, enter_live(world.state, catch_up=True), live=True)
+    assert harvests(world.price(way.at(3))) == [Decimal("0.25" if ordered else "0.75")]
+
+
+def test_what_is_owed_is_skipped_where_a_crossed_rung_is(way: Way) -> None:
+    world = World(policy())
+    world.open(way)
+    world.price(way.at(1))
+    change(world, enter_live(world.state, catch_up=True), live=True)
+    world.see(*(world.fill(way.opening, qty, 100, fill_id="F1") for qty in (1, 2)))
+    world.see(Clear(f"{world.now_ms}-0", SYMBOL))
+    assert world.epoch().rungs[0] is RungState.SKIPPED
+    assert harvests(world.price(way.at(1))) == []
+
+
+def test_the_risk_stays_frozen_by_what_is_owed(way: Way) -> None:
+    world = World(policy())
+    world.open(way, order="A1", complete=False)
+    world.price(way.at(1))
+    risk = world.epoch().r_unit
+    change(world, enter_live(world.state, catch_up=True), live=True)
+    world.see(world.fill(way.opening, 1, way.at(1), order="A1"))
+    assert world.epoch().r_unit == risk
 
 
 def test_going_back_to_shadow_reservations_stay_and_are_settled(way: Way) -> None:
