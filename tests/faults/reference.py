@@ -16,7 +16,7 @@ from harvest_brain.config import Settings, load
 from harvest_brain.core.engine import Decision, Gate, State, decide, remembered_names
 from harvest_brain.core.events import Event, Gap, Malformed
 from harvest_brain.core.intents import Action, Intent
-from harvest_brain.core.mode import enter_live, leave_live
+from harvest_brain.core.mode import change_mode
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import override_terms
 from harvest_brain.redis.decode import decode, decode_control, decode_pnl, decode_snapshot
@@ -87,7 +87,7 @@ class Reference:
         """The daemons were stopped in one mode and are started in the other."""
         self.policy = replace(self.policy, live=mode == "live")
         catch_up = self.settings.live_catch_up
-        self._adopt(enter_live(self.state, catch_up=catch_up) if self.policy.live else leave_live(self.state))
+        self._adopt(change_mode(self.state, live=self.policy.live, catch_up=catch_up))
 
     def _adopt(self, decision: Decision) -> None:
         self.state.adopt(decision)

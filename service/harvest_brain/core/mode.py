@@ -8,7 +8,7 @@ live -> shadow   the rungs that are through are closed for good, as their orders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from harvest_brain.core.books import book_of
@@ -19,26 +19,24 @@ from harvest_brain.core.position import Position
 from harvest_brain.core.reconcile import skip_crossed
 
 
-def enter_live(state: State, *, catch_up: bool = False) -> Decision:
-    """What going from shadow to live does to the open epochs: every rung that was crossed by then, fired or not, is
-    skipped, and nothing is owed from before, so there is no burst. To `catch_up` instead, the rungs that shadow mode
-    passed are owed, and the next fresh price fires those it reaches; what live mode did before stays done."""
-    return _changed_mode(state, _caught_up if catch_up else lambda position: _spent(skip_crossed(position)))
-
-
-def leave_live(state: State) -> Decision:
-    """What going from live to shadow does: the rungs that are through are closed for good, as their orders are out, and
-    what is owed is not suggested a second time. Reservations stay, since those orders are on their way whatever mode is
-    next."""
-    return _changed_mode(state, _spent)
-
-
-def _changed_mode(state: State, change: Callable[[Position], Position]) -> Decision:
+def change_mode(state: State, *, live: bool, catch_up: bool = False) -> Decision:
+    """What going live, or back to shadow, does to the open epochs. `catch_up` is the wish to catch up on going live;
+    what live mode did before stays done. Reservations stay, since those orders are on their way whatever comes next."""
+    change, text = _spent, "what is ordered so far stays on its way, and no rung of it comes again"
+    if live and catch_up:
+        change, text = _caught_up, "what was only suggested so far is still to be ordered"
+    elif live:
+        change, text = _skipped, "the rungs crossed so far are skipped in the epochs that are open"
     books = {
         symbol: book_of(book.market, [p if p.epoch is None else change(p) for p in book.positions])
         for symbol, book in state.books.items()
     }
-    return Decision(books, state.waiting, {}, (), (), {})
+    note = f"from now on {'live' if live else 'shadow'}: {text}"
+    return Decision(books, state.waiting, {}, (), (), {}, notes=(note,))
+
+
+def _skipped(position: Position) -> Position:
+    return _spent(skip_crossed(position))
 
 
 def _spent(position: Position) -> Position:

@@ -64,16 +64,23 @@ class Endpoint:
             raise OSError(f"REDIS_PASSWORD_FILE {self.password_file}: not UTF-8") from None
 
 
-def _options(endpoint: Endpoint) -> dict[str, Any]:
-    return {
+def _connection(endpoint: Endpoint) -> tuple[Any, dict[str, Any]]:
+    """redis-py's class of connection and its options. With Sentinels the master is asked for now."""
+    options: dict[str, Any] = {
         "db": endpoint.db,
         "username": endpoint.username or None,
         "password": endpoint.password(),
         "socket_timeout": endpoint.timeout_sec,
+        "socket_connect_timeout": endpoint.timeout_sec,
         "client_name": CLIENT_NAME,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
     }
+    if endpoint.socket:
+        return _UNIX, options | {"path": endpoint.socket}
+    host, port = _address(endpoint)
+    options |= {"host": host, "port": port, "socket_keepalive": True}
+    return (_TLS, options | _tls_options(endpoint)) if endpoint.tls else (_TCP, options)
 
 
 def _tls_options(endpoint: Endpoint) -> dict[str, Any]:
@@ -97,20 +104,12 @@ def _address(endpoint: Endpoint) -> tuple[str, int]:
 
 
 def make_connection(endpoint: Endpoint) -> Connection:
-    """One connection object, not connected yet. With Sentinels the master is asked for now."""
-    options = _options(endpoint)
-    if endpoint.socket:
-        return cast("Connection", _UNIX(path=endpoint.socket, **options))
-    host, port = _address(endpoint)
-    options |= {"host": host, "port": port, "socket_connect_timeout": endpoint.timeout_sec, "socket_keepalive": True}
-    return cast("Connection", _TLS(**options, **_tls_options(endpoint)) if endpoint.tls else _TCP(**options))
+    """One connection object, not connected yet."""
+    kind, options = _connection(endpoint)
+    return cast("Connection", kind(**options))
 
 
 def connect(endpoint: Endpoint) -> redis.Redis:
     """A client for commands that a person runs; replies are bytes."""
-    options = _options(endpoint) | {"socket_connect_timeout": endpoint.timeout_sec}
-    if endpoint.socket:
-        return redis.Redis(unix_socket_path=endpoint.socket, **options)
-    host, port = _address(endpoint)
-    tls = {"ssl": True, **_tls_options(endpoint)} if endpoint.tls else {}
-    return redis.Redis(host=host, port=port, **options, **tls)
+    kind, options = _connection(endpoint)
+    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, **options))

@@ -24,7 +24,7 @@ class Connection(Protocol):
     def disconnect(self) -> None: ...
     def pack_commands(self, commands: Sequence[Command]) -> list[bytes]: ...
     def send_packed_command(self, command: list[bytes], check_health: bool) -> None: ...
-    def read_response(self) -> Any: ...
+    def read_response(self, disable_decoding: bool) -> Any: ...
 
 
 class Transport(Protocol):
@@ -60,7 +60,7 @@ class RedisTransport:
     def receive(self) -> Any:
         self._must_be_open()
         try:
-            return self._connection.read_response()
+            return self._connection.read_response(disable_decoding=True)
         except ResponseError:
             raise  # an error reply is a reply: the order of the replies still holds
         except BaseException:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from tests.support.world import SYMBOL, Way, World, policy
 
 from harvest_brain.core.events import Clear, Event, Gap, Malformed, Passed, PnlSnapshot, PositionSide, Release, Side
-from harvest_brain.core.mode import enter_live
+from harvest_brain.core.mode import change_mode
 from harvest_brain.core.numbers import ZERO
 
 
@@ -150,7 +150,6 @@ def test_gaps() -> None:
 def test_a_change_of_mode_has_nothing_to_publish_to_remember_or_to_count(way: Way) -> None:
     world = World(policy())
     world.open(way)
-    decision = enter_live(world.state)
+    decision = change_mode(world.state, live=True)
     assert (decision.applied, decision.intents, decision.rejected, decision.counts) == ({}, (), (), {})
     assert (decision.waiting, decision.realized) == (world.state.waiting, ZERO)
-    assert not decision.notes

@@ -23,7 +23,7 @@ from harvest_brain.core.engine import (
 from harvest_brain.core.events import Key, Malformed, Passed, PositionSide, Price, Side
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
-from harvest_brain.core.mode import enter_live
+from harvest_brain.core.mode import change_mode
 from harvest_brain.core.numbers import INFINITY, ZERO
 from harvest_brain.core.policy import RungState
 from harvest_brain.core.position import Position, ReservationState
@@ -1306,7 +1306,7 @@ def test_going_live_skips_every_rung_that_was_crossed_fired_or_not(way: Way) -> 
     world.open(way, symbol="BTCUSDT")
     world.see(world.fill(Side.SELL, 1, 100, symbol="XRPUSDT", position_side=PositionSide.LONG))
     before = replace(world.state, books=dict(world.state.books))
-    decision = enter_live(world.state)
+    decision = change_mode(world.state, live=True)
     assert world.state == before
     world.state.adopt(decision)
     epoch = world.epoch()
@@ -1323,7 +1323,7 @@ def test_going_live_skips_fired_rungs_and_owes_nothing(way: Way) -> None:
     world = World(policy())
     world.open(way)
     world.price(way.at(1))
-    world.state.adopt(enter_live(world.state))
+    world.state.adopt(change_mode(world.state, live=True))
     assert world.epoch().rungs == (RungState.SKIPPED, RungState.ARMED, RungState.ARMED)
     assert world.epoch().target == world.epoch().issued == 0
     world.policy = policy(live=True)

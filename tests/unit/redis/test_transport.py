@@ -34,7 +34,8 @@ class Pipe:
             raise self._fault
         self.done.append((b" ".join(command), check_health))
 
-    def read_response(self) -> Any:
+    def read_response(self, disable_decoding: bool) -> Any:
+        assert disable_decoding
         reply = self._replies.pop(0)
         if isinstance(reply, BaseException):
             raise reply
