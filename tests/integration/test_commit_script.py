@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
 from redis.exceptions import RedisError
+from tests.support.daemon import now_ms
 from tests.support.server import RedisServer
 from tests.support.wire import (
     EXECUTIONS,
@@ -45,6 +46,15 @@ HISTORY = "quantum:harvest:history:ETHUSDT"
 LAST_BUT_ONE_ID = "18446744073709551615-18446744073709551614"
 
 
+EVERYTHING: tuple[dict[str, Any], ...] = (
+    fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450", order_id="A1"),
+    fill("OLDUSDT", "SELL", "1", "10", order_id="O2"),
+    {"bad": "entry"},
+    tick("ETHUSDT", "2526"),
+)
+THIRTY_DAYS_SEC = 30 * 24 * 3600
+
+
 class Commit(NamedTuple):
     """A decision that waits to be committed, and all that is needed to do so."""
 
@@ -64,10 +74,10 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def prepare(server: RedisServer, redis: Any, mode: str) -> Iterator[Callable[..., Commit]]:
-    """Makes ready a commit that would succeed; with `login` (user, password) it is tried as that user."""
+    """Makes ready a commit that would succeed, of `entries`; with `login` (user, password) it is tried as that user."""
     transports = []
 
-    def make(*login: str, **settings: str) -> Commit:
+    def make(*login: str, entries: Sequence[dict[str, Any]] = EVERYTHING, **settings: str) -> Commit:
         redis.set(KILL, "0")
         chosen = load(None, server.settings() | {"HARVEST_MODE": mode} | settings).settings
         connection = make_connection(chosen.endpoint())
@@ -88,12 +98,7 @@ def prepare(server: RedisServer, redis: Any, mode: str) -> Iterator[Callable[...
             return Commit(store, decide(store.state, events, gate, chosen.policy()), reading)
 
         reach(fill("OLDUSDT", "BUY", "1", "10", order_id="O1")).try_it()
-        commit = reach(
-            fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450", order_id="A1"),
-            fill("OLDUSDT", "SELL", "1", "10", order_id="O2"),
-            {"bad": "entry"},
-            tick("ETHUSDT", "2526"),
-        )
+        commit = reach(*entries)
         if login:
             transport.send(("AUTH", *login))
             assert transport.receive() == b"OK"
@@ -116,6 +121,124 @@ def test_the_commit_in_question_succeeds_and_does_it_all(redis: Any, prepare: Ca
     assert (group_of(redis)["last-delivered-id"], group_of(redis)["lag"]) == (commit.store.cursor, 0)
     assert len(list(redis.scan_iter("quantum:dedup:harvest:*"))) == 2
     assert len(list(redis.scan_iter("quantum:dedup:fill:*:filled:*"))) == 3
+
+
+def test_what_is_written_has_its_lifetime_and_its_bound(redis: Any, prepare: Callable[..., Commit], mode: str) -> None:
+    commit = prepare(
+        HARVEST_DEDUP_TTL_SEC="700",
+        HARVEST_FILL_DEDUP_TTL_SEC="5000",
+        HARVEST_STREAM_MAXLEN="100",
+        HARVEST_LEASE_SEC="60",
+        HARVEST_REQUIRE_FRESH_SNAPSHOT_SEC="300",
+    )
+    claims = [f"quantum:dedup:harvest:{name}" for intent in commit.decision.intents for name in intent.claims]
+    began_ms = now_ms()
+    redis.pexpire(LEASE, 50_000)
+    redis.zadd(HISTORY, {f"earlier {number}": number for number in range(105)})
+    redis.rpush(RATE, *[began_ms - 61_000] * 40)
+    streams = [REJECTED, SUGGESTIONS, TRADE_INTENTS, STOP_INTENTS]
+    pipeline = redis.pipeline()
+    for number in range(1_000):
+        for stream in streams:
+            pipeline.xadd(stream, {"earlier": number})
+    pipeline.execute()
+    commit.try_it()
+
+    def lives(key: str, seconds: int) -> bool:
+        left: int = redis.pttl(key)
+        took_ms = now_ms() - began_ms + 1
+        return seconds * 1000 - took_ms <= left <= seconds * 1000
+
+    assert all(lives(claim, 700) for claim in claims)
+    value, took_ms = redis.get(claims[0]), now_ms() - began_ms + 1
+    assert value == "suggested" if mode == "shadow" else 0 <= int(value) - began_ms <= took_ms
+    assert all(lives(f"quantum:dedup:fill:{name}", 5_000) for name in commit.decision.applied)
+    assert {redis.get(f"quantum:dedup:fill:{name}") for name in commit.decision.applied} == set(
+        commit.decision.applied.values()
+    )
+    assert lives(RATE, 60)
+    assert lives(HISTORY, THIRTY_DAYS_SEC)
+    assert lives(LEASE, 60)
+    recent = [int(time_ms) - began_ms for time_ms in redis.lrange(RATE, 0, -1)]
+    assert len(recent) == 30
+    assert [0 <= age <= took_ms for age in recent] == [True, True, *[False] * 28]
+    history = redis.zrange(HISTORY, 0, -1, withscores=True)
+    assert (len(history), history[0][0]) == (100, "earlier 6")
+    payload, score = history[-1]
+    output = TRADE_INTENTS if mode == "live" else SUGGESTIONS
+    assert payload in [fields.get("payload") for _, fields in redis.xrange(output)]
+    assert 0 <= score * 1000 - began_ms <= took_ms
+    lengths = {stream: redis.xlen(stream) for stream in streams}
+    # A stream is cut in pieces of a hundred. How long the consumers' own may grow is theirs to say.
+    written = {REJECTED, STOP_INTENTS} if mode == "live" else {REJECTED, SUGGESTIONS}
+    assert {stream for stream, length in lengths.items() if 100 <= length <= 300} == written
+    assert lengths[TRADE_INTENTS] == (1_001 if mode == "live" else 1_000)
+
+
+def test_a_stop_move_alone_is_published_whatever_hinders_dead_letters(
+    redis: Any, prepare: Callable[..., Commit], mode: str
+) -> None:
+    commit = prepare(entries=(EVERYTHING[0], EVERYTHING[3]), HARVEST_LADDER="9:1")
+    redis.xadd(REJECTED, {"last": "entry"}, id=LAST_BUT_ONE_ID)
+    commit.try_it()
+    assert set(redis.hkeys(STATE)) == {"_meta", "_market:ETHUSDT", "ETHUSDT", "_market:OLDUSDT", "OLDUSDT"}
+    assert redis.xlen(STOP_INTENTS if mode == "live" else SUGGESTIONS) == 1
+    assert not redis.exists(HISTORY, TRADE_INTENTS)
+    assert redis.llen(RATE) == 1
+
+
+@pytest.mark.parametrize("sold", [True, False])
+def test_fills_alone_are_tracked_whatever_hinders_publishing(
+    redis: Any, prepare: Callable[..., Commit], sold: bool
+) -> None:
+    commit = prepare(entries=EVERYTHING[:2] if sold else EVERYTHING[:1])
+    redis.set(KILL, "1")
+    redis.rpush(RATE, *[now_ms()] * 60)
+    streams = (REJECTED, SUGGESTIONS, TRADE_INTENTS, STOP_INTENTS)
+    for stream in streams:
+        redis.xadd(stream, {"last": "entry"}, id=LAST_BUT_ONE_ID)
+    commit.try_it()
+    left = set() if sold else {"_market:OLDUSDT", "OLDUSDT"}
+    assert set(redis.hkeys(STATE)) == {"_meta", "_market:ETHUSDT", "ETHUSDT", *left}
+    assert [redis.xlen(stream) for stream in streams] == [1, 1, 1, 1]
+    assert group_of(redis)["last-delivered-id"] == commit.store.cursor
+
+
+def test_where_nothing_is_new_only_the_lease_is_renewed(redis: Any, prepare: Callable[..., Commit]) -> None:
+    commit = prepare()
+    commit.try_it()
+    store = commit.store
+    before = dump(redis)
+    redis.xgroup_setid(EXECUTIONS, GROUP, "1-1")
+    redis.pexpire(LEASE, 5_000)
+    store.send_commit(Decision({}, store.state.waiting, {}, (), (), {}))
+    store.receive_commit()
+    assert redis.pttl(LEASE) > 5_000
+    assert group_of(redis)["last-delivered-id"] == "1-1"
+    redis.xgroup_setid(EXECUTIONS, GROUP, store.cursor, entries_read=store.meta.entries_read)
+    assert dump(redis) | {LEASE: "renewed"} == before | {LEASE: "renewed"}
+
+
+def test_what_was_only_suggested_may_still_be_ordered_and_not_suggested_again(
+    redis: Any, prepare: Callable[..., Commit], mode: str
+) -> None:
+    commit = prepare()
+    for intent in commit.decision.intents:
+        redis.set(f"quantum:dedup:harvest:{intent.claims[0]}", "suggested", ex=900)
+    if mode == "live":
+        commit.try_it()
+    else:
+        assert_refused(redis, commit, RefusedError, "claimed")
+
+
+@pytest.mark.parametrize(("age_ms", "earlier"), [(0, 28), (61_000, 30), (61_000, 60)])
+def test_what_the_minute_still_allows_is_published(
+    redis: Any, prepare: Callable[..., Commit], age_ms: int, earlier: int
+) -> None:
+    commit = prepare()
+    redis.rpush(RATE, *[now_ms() - age_ms] * earlier)
+    commit.try_it()
+    assert redis.llen(RATE) == 30
 
 
 def assert_refused(redis: Any, commit: Commit, error: type[Exception], text: str) -> None:
@@ -171,23 +294,36 @@ def test_a_price_that_grew_old_on_the_way_to_the_commit_is_refused(redis: Any, p
     assert_refused(redis, commit, RefusedError, "stale")
 
 
-def test_a_price_from_the_future_is_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
-    commit = prepare()
+def ahead(commit: Commit, by_ms: int) -> Commit:
+    """`commit` with prices that are so much later."""
     later = tuple(
-        intent._replace(trigger=intent.trigger._replace(time_ms=intent.trigger.time_ms + 10_000))
+        intent._replace(trigger=intent.trigger._replace(time_ms=intent.trigger.time_ms + by_ms))
         for intent in commit.decision.intents
     )
-    assert_refused(redis, commit._replace(decision=replace(commit.decision, intents=later)), RefusedError, "stale")
+    return commit._replace(decision=replace(commit.decision, intents=later))
 
 
-def test_what_was_published_before_is_refused_by_name(redis: Any, prepare: Callable[..., Commit]) -> None:
+def test_a_price_from_the_future_is_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
+    far = 600_000
+    assert_refused(redis, ahead(prepare(), far), RefusedError, "stale")
+
+
+def test_a_price_a_little_ahead_of_the_servers_clock_is_none_of_the_future(prepare: Callable[..., Commit]) -> None:
+    ahead(prepare(), 4_900).try_it()
+
+
+@pytest.mark.parametrize("known", [(0,), (1,), (0, 1)])
+def test_what_was_published_before_is_refused_by_name(
+    redis: Any, prepare: Callable[..., Commit], known: tuple[int, ...]
+) -> None:
     commit = prepare()
-    claim = commit.decision.intents[1].claims[0]
-    redis.set(f"quantum:dedup:harvest:{claim}", "1", ex=900)
+    claims = {commit.decision.intents[index].claims[0] for index in known}
+    for claim in claims:
+        redis.set(f"quantum:dedup:harvest:{claim}", "1", ex=900)
     before = dump(redis)
     with pytest.raises(RefusedError, match="claimed") as refusal:
         commit.try_it()
-    assert refusal.value.claims == {claim}
+    assert refusal.value.claims == claims
     assert dump(redis) == before
 
 
