@@ -180,6 +180,14 @@ def test_every_state_of_a_rung_has_its_mark_and_what_is_on_its_way_is_reserved()
     ]
 
 
+def test_beside_r_stands_what_the_whole_epoch_has_earned_in_r() -> None:
+    half = "symbol ETHUSDT side SELL qty 0.5 price 2600 status FILLED order_id A2 fee 1 fee_asset USDT"
+    [line] = seen(state=stored(state_of(OPENING, half, PRICE))).positions
+    assert (line.r, line.money_r) == ("+0.52", "+1.24")
+    [line] = seen(state=stored(State(), positions=list(state_of(OPENING).positions()))).positions
+    assert (line.r, line.money_r) == ("", "")
+
+
 def test_a_risk_that_is_too_small_is_pointed_out() -> None:
     tight = "symbol ETHUSDT side BUY qty 1 price 2500 status FILLED stop_loss 2499.5"
     [line] = seen(state=stored(state_of(tight))).positions
@@ -205,7 +213,7 @@ def test_positions_stand_in_columns() -> None:
     lines = seen(state=stored(state_of(OPENING, PRICE, other))).text().splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("  position"))
     head, *rows, legend = lines[start:]
-    for title in ("qty", "entry", "price", "R", "stop", "rungs", "reserved", "risk per unit"):
+    for title in ("qty", "entry", "price", "R", "money R", "stop", "rungs", "reserved", "risk per unit"):
         column = head.index(f"  {title}") + 2
         assert all(row[column - 1] == " " and row[column] != " " for row in rows)
     assert (

@@ -39,7 +39,7 @@ class OrderLine:
 @dataclass(frozen=True, slots=True)
 class PositionLine:
     """A position for a person to read. Numbers are text, exactly as they are kept but for average and risk, which have
-    ten digits; `r` needs a price."""
+    ten digits. `r` and `money_r`, what the whole epoch has earned so far in R, need a price."""
 
     key: str
     symbol: str
@@ -47,6 +47,7 @@ class PositionLine:
     average: str
     price: str
     r: str
+    money_r: str
     stop: str
     rungs: str
     outstanding: str
@@ -94,9 +95,10 @@ class Overview:
             f"positions    {len(self.positions)}",
         ]
         if self.positions:
-            rows = [("position", "qty", "entry", "price", "R", "stop", "rungs", "reserved", "risk per unit")]
+            rows = [("position", "qty", "entry", "price", "R", "money R", "stop", "rungs", "reserved", "risk per unit")]
             rows += [
-                (p.key, p.qty, p.average, p.price, p.r, p.stop, p.rungs, p.outstanding, p.risk) for p in self.positions
+                (p.key, p.qty, p.average, p.price, p.r, p.money_r, p.stop, p.rungs, p.outstanding, p.risk)
+                for p in self.positions
             ]
             widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
             lines += ["  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -180,7 +182,7 @@ def _line(position: Position, prices: Mapping[str, Decimal], now_ms: int) -> Pos
     symbol = position.key.symbol
     epoch, price = position.epoch, prices.get(symbol)
     if epoch is None:
-        return PositionLine(str(position.key), symbol, "0", "", "", "", "", "", "", "", position.suspect, [])
+        return PositionLine(str(position.key), symbol, "0", "", "", "", "", "", "", "", "", position.suspect, [])
     return PositionLine(
         key=str(position.key),
         symbol=symbol,
@@ -188,6 +190,7 @@ def _line(position: Position, prices: Mapping[str, Decimal], now_ms: int) -> Pos
         average=_ten_digits(position.average),
         price="" if price is None else plain(price),
         r="" if price is None else f"{position.r_at(price):+.2f}",
+        money_r="" if price is None else f"{position.money_r(price):+.2f}",
         stop="" if epoch.stop is None else plain(epoch.stop),
         rungs="".join(_RUNG_MARKS[state] for state in epoch.rungs),
         outstanding=plain(epoch.outstanding),

@@ -127,7 +127,6 @@ class Store:
         *,
         token: str,
         config: str,
-        because: str = "",
     ) -> None:
         self._transport = transport
         self._names = names
@@ -138,7 +137,7 @@ class Store:
         self._pending: Decision | None = None
         self._pending_meta = Meta("", "", {}, 0)
         self.state = State()
-        self.meta = Meta("live" if policy.live else "shadow", config, {}, 0, because=because)
+        self.meta = Meta("live" if policy.live else "shadow", config, {}, 0)
         self._market_place: dict[str, str] = {}
         # Read only when the execution stream is, for what they say is for books that are up to date.
         self._aside: dict[str, Callable[[str, list[bytes]], Event]] = {names.control: decode_control}
@@ -212,7 +211,7 @@ class Store:
         types |= dict.fromkeys((names.market, *self._aside), b"stream")
         for key, kind in types.items():
             if key and self._call("TYPE", key) not in (b"none", kind):
-                raise UnusableError(_foreign(key))
+                raise UnusableError(_FOREIGN.format(key))
         for script in (COMMIT, LOOK):
             self._call("SCRIPT", "LOAD", script.source)
 
@@ -390,7 +389,7 @@ class Store:
         """What the look saw; `published` are claims known from refusals. Raises `LostLeaseError` when another leads."""
         reply = self._receive()
         if reply[0] == b"type":
-            raise UnusableError(_foreign(reply[1].decode()))
+            raise UnusableError(_FOREIGN.format(reply[1].decode()))
         now_ms, lease, kill, times, fills, overrides, stream = reply
         if lease != self._token.encode():
             raise LostLeaseError(f"the lease is held by {lease.decode(errors='replace') if lease else 'nobody'}")
@@ -494,18 +493,9 @@ class Store:
             self.meta = self._pending_meta
             self._stored = meta_text(self.meta)
             return decision
-        if code == "lease":
-            raise LostLeaseError("the lease was lost before the commit")
-        if code in ("cursor", "group"):
-            raise StateMovedError(
-                "the stored state moved on" if code == "cursor" else f"the group {self._names.group} is gone"
-            )
-        if code == "type":
-            raise UnusableError(_foreign(reply[1].decode()))
-        if code == "full":
-            raise UnusableError(f"{reply[1].decode()} has used up its ids; rename or delete it")
-        if code == "denied":
-            raise UnusableError(f"the Redis user may not {reply[1].decode()} what HarvestBrain writes")
+        if code in _ENDS:
+            error, text = _ENDS[code]
+            raise error(text.format(*(word.decode() for word in reply[1:]), group=self._names.group))
         claims = [claim for intent in decision.intents for claim in intent.claims]
         raise RefusedError(code, frozenset(claims[index - 1] for index in reply[1:]))
 
@@ -529,8 +519,17 @@ class Store:
                 )
 
 
-def _foreign(key: str) -> str:
-    return f"{key} holds another type than HarvestBrain's; rename or delete it"
+_FOREIGN = "{} holds another type than HarvestBrain's; rename or delete it"
+
+# What a commit's refusal says, by its code, where deciding again from the same state would not help.
+_ENDS: Mapping[str, tuple[type[Exception], str]] = {
+    "lease": (LostLeaseError, "the lease was lost before the commit"),
+    "cursor": (StateMovedError, "the stored state moved on"),
+    "group": (StateMovedError, "the group {group} is gone"),
+    "type": (UnusableError, _FOREIGN),
+    "full": (UnusableError, "{} has used up its ids; rename or delete it"),
+    "denied": (UnusableError, "the Redis user may not {} what HarvestBrain writes"),
+}
 
 
 def _info(text: bytes) -> dict[str, str]:
