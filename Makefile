@@ -69,6 +69,14 @@ containers: $(VENV)/dev.installed ## the container engine and the images that te
 bundle: $(VENV)/build.installed ## what a host needs, in dist/: the same bytes every time
 	@$(BIN)/python tools/bundle.py
 
+BASE_IMAGE ?= python:3.12-slim-bookworm
+VERSION = $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' service/harvest_brain/__init__.py)
+.PHONY: image
+image: ## the daemon's image as an archive in dist/, for harvest_runtime=container; BASE_IMAGE=IMAGE
+	docker build --quiet --build-arg BASE_IMAGE=$(BASE_IMAGE) --tag localhost/harvest-brain:$(VERSION) .
+	mkdir -p dist
+	docker save --output dist/image-harvest-brain-$(VERSION).tar localhost/harvest-brain:$(VERSION)
+
 bench: $(VENV)/dev.installed ## how fast it works off a backlog
 	$(BIN)/python -m tests.bench.backlog $(ARGS)
 

@@ -29,12 +29,14 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements/runtime.txt"
 HOST_FILES = (
     "roles/harvest_release/files/quantum-harvest-brain.service",
+    "roles/harvest_release/files/quantum-harvest-brain-container.service",
+    "roles/harvest_release/files/harvest-brain-container",
     "roles/harvest_release/files/redis-socket.conf",
     "roles/harvest_release/files/restart-steps.conf",
     "roles/harvest_tools/files/harvestctl",
     "harvest-brain.env.example",
 )
-PROGRAMS = ("harvestctl",)
+PROGRAMS = ("harvestctl", "harvest-brain-container")
 # The first instant that a zip can name, so that it serves the tar as well.
 ZERO_HOUR = (1980, 1, 1, 0, 0, 0)
 ZERO_SECOND = 315_532_800

@@ -94,6 +94,7 @@ def test_it_holds_all_that_a_host_needs_and_the_checksum_of_each(bundle: Path) -
     assert files - wheels == {
         *("BUNDLE.json", "SHA256SUMS", "requirements.txt", "harvestctl", "harvest-brain.env.example"),
         *("quantum-harvest-brain.service", "redis-socket.conf", "restart-steps.conf"),
+        *("quantum-harvest-brain-container.service", "harvest-brain-container"),
     }
     checked = subprocess.run(
         ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=bundle, capture_output=True, check=False
@@ -138,8 +139,8 @@ def test_owners_modes_and_times_are_fixed(tar: Path) -> None:
     assert {(member.uid, member.gid, member.uname, member.gname) for member in members} == {(0, 0, "root", "root")}
     assert {member.mtime for member in members} == {315_532_800}
     modes = {Path(member.name).name: member.mode for member in members if member.isfile()}
-    assert {mode for name, mode in modes.items() if name != "harvestctl"} == {0o644}
-    assert modes["harvestctl"] == 0o755
+    assert {name for name, mode in modes.items() if mode == 0o755} == {"harvestctl", "harvest-brain-container"}
+    assert {mode for name, mode in modes.items()} == {0o644, 0o755}
     assert [member.name for member in members[1:]] == sorted(member.name for member in members[1:])
 
 

@@ -311,6 +311,7 @@ class FakeHost:
         self.printed: list[str] = []
         self.ctl.print = lambda *parts, **_: self.printed.append(" ".join(map(str, parts)))
         self.has_systemd = True
+        self.engine_calls: list[str] = []
         self.before_effect: Callable[[str], None] = lambda _: None
         self.bundle = root / "bundle"
         self._make_bundle()
@@ -437,6 +438,9 @@ class FakeHost:
         return self.run("rollback", *words[3:])
 
     def _run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        if command[0] in ("podman", "docker"):
+            self.engine_calls.append(" ".join(command))
+            return subprocess.CompletedProcess(command, 0, "", "")
         if command[0] not in ("systemctl", "systemd-run", "journalctl"):
             return subprocess.run(command, **options)  # noqa: PLW1510  # the options say it
         if not self.has_systemd:

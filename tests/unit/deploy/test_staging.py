@@ -124,17 +124,75 @@ def test_code_that_does_not_start_is_not_sealed(host: FakeHost) -> None:
     assert "No module named redis" in answer["message"]
 
 
-def test_a_container_release_names_the_command_that_runs_it(host: FakeHost) -> None:
-    path = host.releases / host.stage()
-    options = ("--runtime", "container", "--image", "sha256:1")
-    name = host.run("name", *parts(host, path.name), "--image", "sha256:1")[1]["release"]
-    path.rename(host.releases / name)
-    run = str(host.releases / name / "venv/bin/harvest-brain")
-    code, answer = host.run("seal", name, "--bundle", str(host.bundle), *options, "--command", f"env A=1 {run}")
+def in_container(host: FakeHost, settings: str = "HARVEST_MODE=shadow\n", image: str = "sha256:1") -> str:
+    """A staged release with an image, whose launcher is played. Its name."""
+    path = host.releases / host.stage(settings)
+    name: str = host.run("name", *parts(host, path.name), "--image", image)[1]["release"]
+    path = path.rename(host.releases / name)
+    (path / "venv").rename(path / "code")
+    program = path / "harvest-brain"
+    program.write_text(f'#!/bin/sh\nexec "{path}/code/bin/harvest-brain" "$@"\n')
+    program.chmod(0o755)
+    archive = host.home / "images" / f"{image.removeprefix('sha256:')}.tar"
+    archive.parent.mkdir(exist_ok=True)
+    archive.touch()
+    return name
+
+
+CONTAINER = ("--runtime", "container", "--engine", "podman", "--image", "sha256:1")
+
+
+def test_a_release_in_a_container_knows_its_image_its_engine_and_the_program_that_runs_it(host: FakeHost) -> None:
+    name = in_container(host)
+    code, answer = host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER)
     assert code == 0, answer
     manifest = json.loads((host.releases / name / "RELEASE.json").read_text())
-    assert (manifest["runtime"], manifest["image"]) == ("container", "sha256:1")
-    assert manifest["command"] == ["env", "A=1", run]
+    assert (manifest["runtime"], manifest["engine"], manifest["image"]) == ("container", "podman", "sha256:1")
+    assert manifest["command"] == [str(host.releases / name / "harvest-brain")]
+    assert json.loads((host.releases / name / "container.json").read_text()) == {
+        "engine": "podman",
+        "image": "sha256:1",
+    }
+
+
+@pytest.mark.parametrize("option", ["--engine", "--image", "--runtime"])
+def test_a_release_that_is_half_in_a_container_is_not_sealed(host: FakeHost, option: str) -> None:
+    name = in_container(host)
+    at = CONTAINER.index(option)
+    code, answer = host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER[:at], *CONTAINER[at + 2 :])
+    assert (code, answer["changed"]) == (4, False)
+    assert "--image and --engine" in answer["message"]
+
+
+def test_a_release_whose_image_is_gone_is_not_switched_to(host: FakeHost) -> None:
+    name = in_container(host)
+    host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER)
+    (host.home / "images/1.tar").unlink()
+    code, answer = host.run("activate", name)
+    assert (code, answer["changed"]) == (4, False)
+    assert "image sha256:1: missing" in answer["message"]
+
+
+def test_an_image_goes_with_the_last_release_that_needs_it(host: FakeHost) -> None:
+    names = [in_container(host, f"HARVEST_MIN_R={number}\n") for number in range(2)]
+    for number, name in enumerate(names):
+        host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER)
+        os.utime(host.releases / name, (time.time() - 1000 + number,) * 2)
+    archive = host.home / "images/1.tar"
+    assert host.run("prune", "--keep", "1")[1]["removed"] == [names[0]]
+    assert archive.exists()
+    assert host.engine_calls == []
+    assert host.run("prune", "--keep", "0")[1]["removed"] == [names[1]]
+    assert not archive.exists()
+    assert host.engine_calls == ["podman image rm sha256:1"]
+
+
+def test_a_purge_of_the_releases_takes_their_images_along(host: FakeHost) -> None:
+    name = in_container(host)
+    host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER)
+    assert host.run("rollback", "--to", "off", "--purge", "releases")[0] == 0
+    assert not (host.home / "images/1.tar").exists()
+    assert host.engine_calls == ["podman image rm sha256:1"]
 
 
 # Pruning.
