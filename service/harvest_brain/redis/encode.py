@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from functools import cache
+from functools import cache, lru_cache
 from types import UnionType
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -20,6 +20,7 @@ from harvest_brain.core.events import Key, Malformed, PositionSide
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import plain
+from harvest_brain.core.policy import Terms
 from harvest_brain.core.position import Epoch, Position
 
 # What is written, and what can be read: a host goes only to a release that can read what is stored.
@@ -219,11 +220,19 @@ def _storable(value: Any) -> str | dict[str, Any]:
     """What the JSON of the state holds for what JSON does not know."""
     if isinstance(value, Decimal):
         return str(value)
+    if isinstance(value, Terms):
+        return _storable_terms(value)
     record: Any = type(value)
     raw = {stored: getattr(value, name) for name, stored, _ in _fields(record)}
     if isinstance(value, Epoch):
         raw["rungs"] = "".join(value.rungs)
     return raw
+
+
+@lru_cache(maxsize=1024)  # a handful of terms serves all epochs
+def _storable_terms(terms: Terms) -> dict[str, Any]:
+    values = {spec.name: getattr(terms, spec.name) for spec in fields(terms)}
+    return {name: str(value) if isinstance(value, Decimal) else value for name, value in values.items()}
 
 
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_storable).encode

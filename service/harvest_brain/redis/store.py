@@ -373,7 +373,9 @@ class Store:
     def send_look(self, events: Sequence[Event], reading: Reading) -> None:
         """Ask for what deciding about `events`, which are those of `reading`, needs to know."""
         self._identities = remembered_names(self.state, events)
-        self._symbols = list(dict.fromkeys(event.key.symbol for event in events if isinstance(event, Fill | Snapshot)))
+        # Those whose terms are needed, since an epoch may open.
+        opening = (event.key.symbol for event in events if type(event) is Fill or type(event) is Snapshot)
+        self._symbols = list(dict.fromkeys(opening))
         before = self._pending_meta if self._pending is not None else self.meta
         self._looked = reading, before
         names = self._names
