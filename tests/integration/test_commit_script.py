@@ -382,7 +382,7 @@ def test_a_user_that_lacks_the_right_to_a_command_changes_nothing(
     assert_a_user_changes_nothing(redis, prepare, "~*", "+@all", f"-{command.lower()}")
 
 
-@pytest.mark.parametrize("key", [STATE, RATE, EXECUTIONS, HISTORY, REJECTED, "quantum:dedup:*"])
+@pytest.mark.parametrize("key", [LEASE, STATE, RATE, EXECUTIONS, HISTORY, REJECTED, "quantum:dedup:*"])
 def test_a_user_that_may_not_write_a_key_changes_nothing(
     redis: Any, prepare: Callable[..., Commit], mode: str, key: str
 ) -> None:
