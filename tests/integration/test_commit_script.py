@@ -178,7 +178,7 @@ def test_what_is_written_has_its_lifetime_and_its_bound(redis: Any, prepare: Cal
 def test_a_stop_move_alone_is_published_whatever_hinders_dead_letters(
     redis: Any, prepare: Callable[..., Commit], mode: str
 ) -> None:
-    commit = prepare(entries=(EVERYTHING[0], EVERYTHING[3]), HARVEST_LADDER="9:1")
+    commit = prepare(**COMMITS["one intent"])
     redis.xadd(REJECTED, {"last": "entry"}, id=LAST_BUT_ONE_ID)
     commit.try_it()
     assert set(redis.hkeys(STATE)) == {"_meta", "_market:ETHUSDT", "ETHUSDT", "_market:OLDUSDT", "OLDUSDT"}
@@ -255,18 +255,31 @@ REFUSALS: dict[str, tuple[Callable[[Any], object], type[Exception], str]] = {
     "the state is gone": (lambda r: r.delete(STATE), StateMovedError, "the stored state moved on"),
     "the switch is thrown": (lambda r: r.set(KILL, "1"), RefusedError, "kill"),
     "the switch is unreadable": (lambda r: (r.delete(KILL), r.rpush(KILL, "0")), RefusedError, "kill"),
-    "the minute is used up": (lambda r: r.rpush(RATE, *[int(time.time() * 1000)] * 29), RefusedError, "rate"),
+    "the minute is used up": (lambda r: r.rpush(RATE, *[int(time.time() * 1000)] * 30), RefusedError, "rate"),
     "the group is gone": (lambda r: r.xgroup_destroy(EXECUTIONS, GROUP), StateMovedError, "the group"),
     "the stream is gone": (lambda r: r.delete(EXECUTIONS), StateMovedError, "the group"),
     "the lease is a list": (lambda r: (r.delete(LEASE), r.rpush(LEASE, TOKEN)), RedisError, "WRONGTYPE"),
 }
 
 
+# The commit in question, and one that publishes nothing but a stop move.
+COMMITS: dict[str, dict[str, Any]] = {
+    "everything": {},
+    "one intent": {"entries": (EVERYTHING[0], EVERYTHING[3]), "HARVEST_LADDER": "9:1"},
+}
+
+
+@pytest.mark.parametrize("which", COMMITS.values(), ids=COMMITS.keys())
 @pytest.mark.parametrize(("change", "error", "text"), REFUSALS.values(), ids=REFUSALS.keys())
 def test_a_refused_commit_changes_nothing(
-    redis: Any, prepare: Callable[..., Commit], change: Callable[[Any], object], error: type[Exception], text: str
+    redis: Any,
+    prepare: Callable[..., Commit],
+    change: Callable[[Any], object],
+    error: type[Exception],
+    text: str,
+    which: dict[str, Any],
 ) -> None:
-    commit = prepare()
+    commit = prepare(**which)
     change(redis)
     assert_refused(redis, commit, error, text)
 
@@ -280,6 +293,18 @@ def test_an_absent_switch_refuses_in_live_and_not_in_shadow(
         assert_refused(redis, commit, RefusedError, "kill")
     else:
         commit.try_it()
+
+
+def test_the_last_one_of_the_minute_is_left_to_one_intent_and_not_to_two(
+    redis: Any, prepare: Callable[..., Commit]
+) -> None:
+    commit = prepare()
+    redis.rpush(RATE, *[now_ms()] * 29)
+    assert_refused(redis, commit, RefusedError, "rate")
+    redis.flushall()
+    commit = prepare(**COMMITS["one intent"])
+    redis.rpush(RATE, *[now_ms()] * 29)
+    commit.try_it()
 
 
 def test_more_intents_than_any_minute_allows_are_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
@@ -360,11 +385,11 @@ def test_the_script_uses_the_commands_that_are_tried_below() -> None:
     assert {"XADD", "HSET", "ZADD", "EXPIRE", "XGROUP"} <= set(COMMANDS)
 
 
-def assert_a_user_changes_nothing(redis: Any, prepare: Callable[..., Commit], *rights: str) -> None:
-    """The commit of a user with these rights fails, and has written nothing."""
+def assert_a_user_changes_nothing(redis: Any, prepare: Callable[..., Commit], *rights: str, **more: Any) -> None:
+    """The commit of a user with these rights fails, and has written nothing. `more` says which commit."""
     redis.execute_command("ACL", "SETUSER", "limited", "reset", "on", "nopass", *rights)
     try:
-        commit = prepare("limited", "")
+        commit = prepare("limited", "", **more)
         before = dump(redis)
         with pytest.raises((UnusableError, RedisError)):
             commit.try_it()
@@ -380,6 +405,22 @@ def test_a_user_that_lacks_the_right_to_a_command_changes_nothing(
     for stream in outputs_of(mode):
         redis.xadd(stream, {"earlier": "entry"})
     assert_a_user_changes_nothing(redis, prepare, "~*", "+@all", f"-{command.lower()}")
+
+
+# What only fills, only a dead letter and only intents ask for; a whole commit asks for most of it more than once.
+PARTS = [
+    (EVERYTHING[:2], ["SET"]),
+    (EVERYTHING[2:3], ["XADD"]),
+    ((tick("OLDUSDT", "12"),), ["SET", "XADD", "LPUSH", "LTRIM", "ZADD", "ZREMRANGEBYRANK", "EXPIRE"]),
+]
+
+
+@pytest.mark.parametrize(("entries", "command"), [(entries, name) for entries, names in PARTS for name in names])
+def test_a_user_that_lacks_a_right_for_a_part_of_a_commit_changes_nothing(
+    redis: Any, prepare: Callable[..., Commit], entries: tuple[dict[str, Any], ...], command: str
+) -> None:
+    more = {"entries": entries, "HARVEST_LIVE_ALLOW_FALLBACK_RISK": "true"}
+    assert_a_user_changes_nothing(redis, prepare, "~*", "+@all", f"-{command.lower()}", **more)
 
 
 @pytest.mark.parametrize("key", [LEASE, STATE, RATE, EXECUTIONS, HISTORY, REJECTED, "quantum:dedup:*"])
