@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench soak oracle mutation fuzz docs lock help clean
+.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench soak oracle mutation commit-mutation fuzz docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -93,6 +93,9 @@ mutation: $(EXTRAS)/installed ## what the core's tests miss when the code is cha
 	cp -r service .mutation/src && cp -r tests pyproject.toml .mutation/
 	cd .mutation && HYPOTHESIS_PROFILE=mutation nice $(CURDIR)/$(EXTRAS)/bin/mutmut run --max-children $(WORKERS) $(MUTANTS)
 	cd .mutation && $(CURDIR)/$(EXTRAS)/bin/mutmut results
+
+commit-mutation: $(VENV)/dev.installed ## the same for commit.lua, against a real Redis; half an hour
+	nice $(BIN)/python -m tests.mutation.commit $(ARGS)
 
 SECONDS ?= 600
 fuzz: $(EXTRAS)/installed ## arbitrary entries, guided by coverage, for SECONDS=600
