@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,6 @@ FORBIDDEN_TO_BOTH: tuple[tuple[str, ...], ...] = (
     ("GET", "foreign"),
     ("SET", "foreign", "1"),
     ("SET", "quantum:position:ETHUSDT", "1"),
-    ("DEL", STATE),
     ("DEL", KILL),
     ("DEL", EXECUTIONS),
     ("SET", STATE, "1"),
@@ -186,6 +186,7 @@ FORBIDDEN_TO_BOTH: tuple[tuple[str, ...], ...] = (
     ("HSET", "quantum:config:harvest:ETHUSDT", "min_r", "9"),
 )
 FORBIDDEN_TO_THE_DAEMON = (
+    ("DEL", STATE),
     ("SET", KILL, "0"),
     ("SET", KILL, "1"),
     ("SCAN", "0"),
@@ -203,7 +204,10 @@ FORBIDDEN_TO_THE_OPERATOR = (
     ("XADD", SUGGESTIONS, "*", "a", "b"),
     ("HSET", STATE, "_meta", ""),
     ("SET", LEASE, "me"),
-    ("EVAL", "return 1", "0"),
+    ("DEL", LEASE),
+    ("EVAL", "return redis.call('HSET', KEYS[1], '_meta', '')", "1", STATE),
+    ("EVAL", "return redis.call('XADD', 'quantum:stream:trade.intent', '*', 'a', 'b')", "0"),
+    ("SET", "quantum:harvest:drilled", "1"),
 )
 
 
@@ -216,6 +220,32 @@ def refusal(client: Any, *command: str) -> bool:
     except client_library.ResponseError as fault:
         return "The user executing the script can't" in str(fault)
     return False
+
+
+def test_the_operator_proves_with_the_drill(guarded: Guarded, daemon: Callable[..., DaemonProcess]) -> None:
+    guarded.admin.config_set("appendonly", "yes")
+    guarded.admin.set(KILL, "0")
+    leader = daemon()
+    feed(guarded.admin, fill("ETHUSDT", "BUY", "1.0", "2500", stop_loss="2450"))
+    feed(guarded.admin, tick("ETHUSDT", "2526"))
+    settings = guarded.operator | {"RUNTIME_DIRECTORY": str(leader.directory)}
+    done = harvest_brain("proof", "--json", "--drill", settings=settings)
+    checks = {check["name"]: (check["verdict"], check["line"]) for check in json.loads(done.stdout)["checks"]}
+    assert {name: seen for name, seen in checks.items() if seen[0] != "pass"} == {}
+    assert "drill switch off" in checks
+    assert list(guarded.admin.scan_iter("quantum:harvest:drill:*")) == []
+    assert {refused[2] for refused in guarded.denied()} <= {"config|get"}
+
+
+def test_the_operator_removes_what_is_left_of_a_daemon(guarded: Guarded, daemon: Callable[..., DaemonProcess]) -> None:
+    process = daemon()
+    feed(guarded.admin, fill("ETHUSDT", "BUY", "1.0", "2500", stop_loss="2450"))
+    feed(guarded.admin, tick("ETHUSDT", "2526"))
+    process.stop()
+    done = harvest_brain("purge-keys", settings=guarded.operator)
+    assert (done.returncode, done.stderr) == (0, "")
+    left = set(guarded.admin.scan_iter())
+    assert left == {EXECUTIONS, SUGGESTIONS}
 
 
 @pytest.mark.parametrize("user", ["harvest-brain", "harvest-brain-operator"])
@@ -238,9 +268,7 @@ def test_neither_can_do_anything_else(guarded: Guarded, user: str) -> None:
 def test_a_commit_waits_for_replicas_only_where_the_settings_say_so(guard: Callable[..., Guarded]) -> None:
     for settings, command in (({}, ""), ({"HARVEST_WAIT_REPLICAS": "1"}, "+wait ")):
         guarded = guard(**settings)
-        [rules] = [
-            line for line in harvest_brain("acl", settings=guarded.daemon).stdout.splitlines() if "+evalsha" in line
-        ]
+        rules, _ = harvest_brain("acl", settings=guarded.daemon).stdout.splitlines()
         assert ("+wait" in rules) is bool(command)
         assert command in rules
 

@@ -4,7 +4,9 @@ Rights are given per key and command (selectors, Redis 7.0): the daemon's user m
 it, append to its outputs and never delete from them, and so on. A script is called with all its keys, so `evalsha` has
 a selector for them; what it does inside is judged command by command, by the other selectors.
 
-The operator's user is who throws and lifts the switch, releases and clears, and sees everything; it publishes nothing.
+The operator's user is who throws and lifts the switch, releases and clears, proves with and without the drill, and
+removes what is left of a daemon that is gone. It sees everything of HarvestBrain's and publishes nothing: the drill's
+daemon, which runs as this user too, writes below the drill's own prefix only.
 """
 
 from __future__ import annotations
@@ -16,6 +18,12 @@ from harvest_brain.redis.names import Bounds, Names
 
 DEFAULT_USER = "harvest-brain"
 _CONNECTION = ("client|setname", "select", "ping", "info", "time")
+# What a daemon does, and what the drill does around it; see drill.py.
+_DRILL = (
+    *("eval", "evalsha", "exists", "type", "get", "set", "del", "expire", "pttl", "pexpire"),
+    *("hget", "hgetall", "hset", "hdel", "lindex", "lrange", "lpush", "ltrim", "zadd", "zremrangebyrank"),
+    *("xadd", "xread", "xrange", "xrevrange", "xinfo|stream", "xinfo|groups", "xgroup|create", "xgroup|setid"),
+)
 
 
 def acl_text(names: Names, bounds: Bounds, user: str, password: str | None) -> str:
@@ -73,10 +81,12 @@ def _operator(names: Names) -> str:
     ]
     return " ".join(
         (
-            _commands(*_CONNECTION, "scan"),
+            _commands(*_CONNECTION, "scan", "script|load"),
             _selector((*read, "xinfo|stream", "xinfo|groups"), reads=seen),
             _selector(("set",), names.kill_switch),
             _selector(("xadd",), names.audit, names.control),
+            _selector(("del",), names.state, names.rate, names.claim("*"), names.fill("*"), names.history("*")),
+            _selector(_DRILL, f"{names.namespace}:harvest:drill:*"),
         )
     )
 

@@ -1,7 +1,7 @@
 """Removing the daemon's own keys: what is left of it in Redis when it is taken off a host for good.
 
-Its own are the state, the lease, the rate, what it remembers of decisions and fills, and the history. Never a stream,
-never the kill-switch, never the operator's overrides.
+Its own are the state, the rate, what it remembers of decisions and fills, and the history; the lease ends by itself.
+Never a stream, never the kill-switch, never the operator's overrides.
 """
 
 from __future__ import annotations
@@ -31,6 +31,6 @@ def purge(client: redis.Redis, names: Names) -> int:
 
 
 def _own(client: redis.Redis, names: Names) -> Iterator[bytes | str]:
-    yield from (names.lease, names.state, names.rate)
+    yield from (names.state, names.rate)
     for pattern in (names.claim("*"), names.fill("*"), names.history("*")):
         yield from client.scan_iter(match=pattern, count=SCAN_COUNT)
