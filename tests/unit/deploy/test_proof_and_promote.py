@@ -238,7 +238,56 @@ def test_a_release_s_program_gets_the_password_s_original_since_the_copy_ends_wi
     host.proven(f"REDIS_PASSWORD_FILE=/run/credentials/{UNIT}/redis-password\n")
     checks(host)
     asked = (host.home / "calls").read_text().splitlines()[-1]
-    assert asked.endswith(f"password_file={credentials / 'redis-password'}")
+    assert asked.endswith(f"password_file={credentials / 'redis-password'} user=")
+
+
+def test_where_there_is_an_operator_s_password_a_person_s_commands_run_as_the_operator(host: FakeHost) -> None:
+    credentials = host.root / "etc/quantum/credentials"
+    credentials.mkdir(parents=True)
+    (credentials / "redis-password").write_text("secret\n")
+    (credentials / "redis-operator-password").write_text("another\n")
+    for settings, user in (("REDIS_USERNAME=hb\n", "hb-operator"), ("", "harvest-brain-operator")):
+        host.proven(f"{settings}REDIS_PASSWORD_FILE=/run/credentials/{UNIT}/redis-password\n")
+        checks(host)
+        asked = (host.home / "calls").read_text().splitlines()[-1]
+        assert asked.endswith(f"password_file={credentials / 'redis-operator-password'} user={user}")
+
+
+# A command of harvest-brain.
+
+
+def test_a_command_of_harvest_brain_is_run_with_the_current_release_s_settings(host: FakeHost) -> None:
+    release = host.proven("HARVEST_MODE=live\n")
+    code, said = host.text("run", "kill", "--reason", "the news")
+    assert (code, said) == (0, "quantum:kill was 0, is 1")
+    asked = (host.home / "calls").read_text().splitlines()[-1]
+    assert asked.startswith(f"kill --reason the news mode=live release={release}")
+
+
+def test_a_command_s_options_are_its_own_and_so_is_its_exit_code(host: FakeHost) -> None:
+    host.proven()
+    code, answer = host.run("run", "status", "--json")
+    assert (code, answer["message"]) == (1, "Redis: Connection refused")
+    assert (host.home / "calls").read_text().splitlines()[-1].startswith("status --json mode=shadow")
+
+
+def test_a_host_that_is_off_runs_commands_with_the_last_proven_release(host: FakeHost) -> None:
+    release = host.proven()
+    host.run("rollback", "--to", "off")
+    assert host.run("run", "kill", "--reason", "news")[0] == 0
+    assert f"release={release}" in (host.home / "calls").read_text().splitlines()[-1]
+
+
+def test_a_command_that_can_t_be_run_says_why(host: FakeHost) -> None:
+    assert host.run("run", "status")[1]["message"] == "there is no release whose harvest-brain could be run"
+    release = host.proven()
+    for words in ((), ("run",)):
+        code, answer = host.run("run", *words)
+        assert (code, "systemd's to run" in answer["message"]) == (2, True)
+    (host.releases / release / "venv/bin").chmod(0o755)
+    (host.releases / release / "venv/bin/harvest-brain").unlink()
+    code, answer = host.run("run", "status")
+    assert (code, f"harvest-brain of {release} can't be run" in answer["message"]) == (1, True)
 
 
 # Going live.

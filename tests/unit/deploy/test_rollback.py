@@ -192,7 +192,8 @@ def test_purging_removes_what_was_named_and_no_more(host: FakeHost) -> None:
     release = host.proven()
     credentials = host.root / "etc/quantum/credentials"
     credentials.mkdir(parents=True)
-    (credentials / "redis-password").write_text("secret\n")
+    for name in ("redis-password", "redis-operator-password"):
+        (credentials / name).write_text("secret\n")
     (credentials / "another-service").write_text("not ours\n")
     code, answer = host.run("rollback", "--to", "off", "--purge", "config,releases,keys")
     assert (code, answer["purged"]) == (0, ["keys", "config", "releases"])
