@@ -3,6 +3,7 @@
     feed.py run       open a position every half second, long and short in turn, and repeat the prices of the young ones
                       at 0.55 R, until told to stop
     feed.py check     give every position a last fresh price, wait until all is read, and count: one harvest each
+    feed.py twice     count in both modes' streams: no position was harvested twice
 
 Runs on the deployed host with nothing but Python, so it speaks Redis's protocol itself. REDIS_SOCKET or REDIS_PORT says
 where; REDIS_PASSWORD_FILE holds the password of the default user.
@@ -21,6 +22,7 @@ from pathlib import Path
 
 EXECUTIONS = "quantum:stream:execution.result"
 SUGGESTIONS = "quantum:stream:harvest.suggestions"
+ORDERS = "quantum:stream:trade.intent"
 REJECTED = "quantum:stream:harvest.rejected"
 GROUP = "harvest_brain_group"
 OPENED = "feed:opened"
@@ -29,7 +31,8 @@ WAIT_SEC = 60
 
 
 class Redis:
-    """A connection that sends one command and reads its reply. An error reply raises `RuntimeError`."""
+    """A connection that sends one command and reads its reply. An error reply raises `RuntimeError`; a Redis that goes
+    away, or has only just come, `OSError`."""
 
     def __init__(self) -> None:
         path = os.environ.get("REDIS_SOCKET", "")
@@ -51,6 +54,8 @@ class Redis:
     def _reply(self) -> object:
         line = self._file.readline().rstrip(b"\r\n").decode()
         kind, rest = line[:1], line[1:]
+        if not line or rest.startswith("LOADING"):
+            raise ConnectionError(rest or "Redis has hung up")
         if kind == "-":
             raise RuntimeError(rest)
         if kind == "$":
@@ -81,26 +86,36 @@ def price(redis: Redis, symbol: str) -> None:
     )
 
 
+def fill(redis: Redis, number: int) -> str:
+    """Open that position; its symbol. Twice is a repeat of the same fill."""
+    symbol = f"{'LS'[number % 2]}{number:05d}USDT"
+    side, stop_loss = ("BUY", "98") if symbol.startswith("L") else ("SELL", "102")
+    redis("SADD", OPENED, symbol)
+    redis(
+        "XADD", EXECUTIONS, "*", "symbol", symbol, "side", side, "qty", "1", "price", "100", "status", "FILLED",
+        "stop_loss", stop_loss, "order_id", symbol,
+    )  # fmt: skip  # pairs of name and value
+    return symbol
+
+
 def run() -> None:
     """Feed until SIGTERM. While Redis is away it waits."""
     stop: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stop.append(number))
-    redis = Redis()
+    redis: Redis | None = None
+    number = 0
     young: dict[str, float] = {}
-    number = int(str(redis("SCARD", OPENED)))
     while not stop:
-        number += 1
-        symbol = f"{'LS'[number % 2]}{number:05d}USDT"
-        side, stop_loss = ("BUY", "98") if symbol.startswith("L") else ("SELL", "102")
-        redis("SADD", OPENED, symbol)
-        redis(
-            "XADD", EXECUTIONS, "*", "symbol", symbol, "side", side, "qty", "1", "price", "100", "status", "FILLED",
-            "stop_loss", stop_loss, "order_id", symbol,
-        )  # fmt: skip  # pairs of name and value
-        young[symbol] = time.monotonic()
-        young = {name: born for name, born in young.items() if time.monotonic() - born < YOUNG_SEC}
-        for name in young:
-            price(redis, name)
+        try:
+            redis = redis or Redis()
+            number = number or int(str(redis("SCARD", OPENED))) + 1
+            young[fill(redis, number)] = time.monotonic()
+            number += 1
+            young = {name: born for name, born in young.items() if time.monotonic() - born < YOUNG_SEC}
+            for name in young:
+                price(redis, name)
+        except OSError:
+            redis = None
         time.sleep(0.5)
 
 
@@ -114,14 +129,14 @@ def lag(redis: Redis) -> object:
     return None
 
 
-def harvests(redis: Redis) -> Counter[str]:
-    """How many harvests were suggested, by symbol."""
+def harvests(redis: Redis, stream: str = SUGGESTIONS) -> Counter[str]:
+    """How many harvests came out on the stream, by symbol."""
     found: Counter[str] = Counter()
-    for entry in redis.list("XRANGE", SUGGESTIONS, "-", "+"):
+    for entry in redis.list("XRANGE", stream, "-", "+"):
         assert isinstance(entry, list)
         assert isinstance(entry[1], list)
         payload = json.loads(dict(zip(entry[1][::2], entry[1][1::2], strict=True))["payload"])
-        if payload["intent_type"] == "HARVEST_PARTIAL":
+        if payload["intent_type"] in ("HARVEST_PARTIAL", "REDUCE_ONLY"):
             found[payload["symbol"]] += 1
     return found
 
@@ -150,8 +165,19 @@ def check() -> str:
     return f"{len(opened)} positions, one harvest each"
 
 
+def check_twice() -> str:
+    """Count what came out in shadow and live together. Raises `SystemExit` with what is wrong."""
+    redis = Redis()
+    shadow, live = harvests(redis), harvests(redis, ORDERS)
+    if twice := [symbol for symbol, count in (shadow + live).items() if count > 1]:
+        raise SystemExit(f"more than once: {twice[:5]}")
+    if not shadow or not live:
+        raise SystemExit(f"{len(shadow)} suggestions, {len(live)} orders")
+    return f"{len(shadow)} suggestions, {len(live)} orders, none of them twice"
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "run":
         run()
     else:
-        print(check())
+        print(check() if sys.argv[1] == "check" else check_twice())
