@@ -22,7 +22,7 @@ demo: $(VENV)/demo.installed ## the whole loop at work in under a minute; ARGS="
 
 test: containers lint deploy-lint unit integration fault-tests molecule ## everything that continuous integration checks
 
-test-deploy: SCENARIO = --all
+test-deploy: SCENARIO =
 test-deploy: deploy-lint all-hosts molecule ## every deployment scenario; takes its time
 
 lint: $(VENV)/dev.installed ## style, types, import laws
@@ -51,10 +51,9 @@ faults: $(VENV)/dev.installed ## the fault machine; ARGS="--seconds 3600 --recor
 	$(BIN)/python -m tests.faults $(ARGS)
 
 # Without containers it says why it does nothing; with REQUIRE_CONTAINERS=1 that is a failure.
-SCENARIO = --scenario-name default
-molecule: $(VENV)/dev.installed $(VENV)/deploy.installed hosts bundle ## deploy to bare hosts with systemd; SCENARIO="--scenario-name NAME"
-	@set -a && . ./.containers/env && if test -n "$$TEST_CONTAINERS_MISSING"; then \
-		echo "not run: $$TEST_CONTAINERS_MISSING"; else $(BIN)/molecule test $(SCENARIO); fi
+SCENARIO = default
+molecule: $(VENV)/dev.installed $(VENV)/deploy.installed hosts bundle ## deploy to bare hosts with systemd; SCENARIO=NAME
+	@molecule/run $(SCENARIO)
 
 hosts:
 	@tests/containers/prepare.sh debian12 debian13
