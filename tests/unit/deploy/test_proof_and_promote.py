@@ -303,6 +303,21 @@ def token_of(host: FakeHost) -> Path:
     return host.root / "etc/quantum/credentials/live-token"
 
 
+def test_what_happened_just_before_counts(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    host.run("status")
+    rewritten(host, release, "venv/behaviour.json", json.dumps({"counts": ENOUGH | {"malformed": 1}}))
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, "1 entries were malformed" in answer["message"]) == (4, True)
+
+
+def test_a_daemon_that_has_fallen_silent_does_not_go_live(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    rewritten(host, release, "venv/behaviour.json", json.dumps({"silent": True}))
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, "the daemon is silent" in answer["message"]) == (4, True)
+
+
 def test_a_deploy_alone_is_never_live(host: FakeHost) -> None:
     host.proven(LIVE)
     assert host.systemd.mode() == "shadow"
