@@ -277,7 +277,8 @@ class FakeSystemd:
 HARVEST_BRAIN = """#!/bin/sh
 # A release's harvest-brain, as far as harvestctl calls it.
 here=$(dirname "$0")
-echo "$@ mode=$HARVEST_MODE release=$HARVEST_RELEASE_ID password_file=$REDIS_PASSWORD_FILE user=$REDIS_USERNAME" >>"$here/../../../../calls"
+echo "$@ mode=$HARVEST_MODE release=$HARVEST_RELEASE_ID password_file=$REDIS_PASSWORD_FILE user=$REDIS_USERNAME" \\
+    >>"$here/../../../../calls"
 case $1 in
 --version) [ ! -e "$here/does-not-start" ] || { echo "No module named redis" >&2; exit 1; } ; echo 0.1.0 ;;
 check-config) ! grep -n HARVEST_LADER "$2" >&2 || exit 2 ;;
