@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from tests.faults.chaos import FAULTS, REDIS_TIMEOUT_SEC, Gremlin
 from tests.faults.machine import Feeder, Tally, ViolationError, Watcher, World, check_outcome
 from tests.faults.nursery import Nursery
-from tests.faults.script import Beside, Change, Script, Size, Switch, Trim, write
+from tests.faults.script import Beside, Change, Minute, Script, Size, Switch, Trim, write
 from tests.support.waiting import PATIENCE_SEC
 
 LOG_LINES = 40
@@ -102,8 +102,11 @@ class _Play:
         elif isinstance(control, Change):
             self._stop_all()
             for daemon in self._world.daemons:
-                daemon.settings["HARVEST_MODE"] = control.mode
+                daemon.settings[control.setting] = control.value
             self._gremlin.heal()
+        elif isinstance(control, Minute):
+            self._settle()
+            self._feeder.pass_minute()
         elif isinstance(control, Trim):
             self._stop_all()
             self._feeder.trim(control)
@@ -140,11 +143,14 @@ class _Play:
     def _settle(self) -> None:
         """Heal everything and wait until all that was fed is taken in."""
         self._gremlin.heal()
-        deadline = time.monotonic() + PATIENCE_SEC
+        before, deadline = "", 0.0
         while True:
             self._feeder.push(0)
-            if not self._feeder.owes and self._world.served().cursor == self._feeder.last_id:
+            cursor = self._world.served().cursor
+            if not self._feeder.owes and cursor == self._feeder.last_id:
                 return
+            if cursor != before:
+                before, deadline = cursor, time.monotonic() + PATIENCE_SEC
             if time.monotonic() > deadline:
                 raise ViolationError("stuck", f"cursor {self._world.served()}, last entry {self._feeder.last_id}")
             self._check_alive()

@@ -8,8 +8,10 @@ interleave is the machine's; faults that fall on a message (see `taps`) fall on 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any, NamedTuple, Self
@@ -22,7 +24,7 @@ from tests.faults import script as scripts
 from tests.faults.nursery import Daemon, Nursery
 from tests.faults.proxy import Proxy
 from tests.faults.reference import Reference, settings_of
-from tests.faults.script import Beside, Change, Feed, Script, Switch, Trim
+from tests.faults.script import NO_RATE, RATE, Beside, Control, Feed, Script, Switch, Trim, follow
 from tests.faults.taps import LeaseLog, Wire
 from tests.support.server import DURABLE, ContainerServer, ProcessServer, RedisServer
 from tests.support.waiting import wait_until
@@ -30,6 +32,14 @@ from tests.support.waiting import wait_until
 DAEMONS = 2
 HISTORY = 100
 LONG_DEDUP_SEC = "900"
+HOLD_EACH_SEC = 1
+_HOLD = """
+local time = redis.call('TIME')
+for i = 0, redis.call('LLEN', KEYS[1]) - 1 do
+  redis.call('LSET', KEYS[1], i, time[1] * 1000 + math.floor(time[2] / 1000))
+end
+redis.call('PEXPIRE', KEYS[1], 60000)
+"""
 
 
 class ViolationError(AssertionError):
@@ -144,6 +154,7 @@ class Feeder:
         # Which entries were decided under which kill-switch: from behind this id on, this value.
         self.switchings: list[tuple[str, str]] = []
         self._ends_when_off: dict[str, bytes] = {}
+        self._held_at = 0.0
 
     def prepare(self) -> None:
         client = self._world.client
@@ -163,6 +174,7 @@ class Feeder:
     def push(self, count: int) -> None:
         """Feed the next `count` entries at most, up to the next step that is none. What a dying Redis may not have
         taken is said again the next time: an id that is there already is refused."""
+        self._hold_the_minute()
         steps = self._script.steps
         for _ in range(count):
             if self.is_done or not isinstance(step := steps[self._fed], Feed):
@@ -185,7 +197,18 @@ class Feeder:
         self._world.tally.entries += len(self._owed)
         self._owed.clear()
 
-    def next_control(self) -> Switch | Beside | Change | Trim | None:
+    def _hold_the_minute(self) -> None:
+        """What was published within the last minute, was published just now: only the script lets minutes pass."""
+        if self._script.environ[RATE] == NO_RATE or time.monotonic() < self._held_at + HOLD_EACH_SEC:
+            return
+        with suppress(redis.ConnectionError):
+            self._world.client.eval(_HOLD, 1, self._world.names.rate)
+            self._held_at = time.monotonic()
+
+    def pass_minute(self) -> None:
+        self._world.client.delete(self._world.names.rate)
+
+    def next_control(self) -> Control | None:
         """The step that comes next, if it is no entry of the execution stream; it is passed."""
         if self.is_done:
             return None
@@ -246,12 +269,8 @@ class Feeder:
                 while switchings and _after(step.entry_id, switchings[0][0]):
                     reference.kill_switch = switchings.pop(0)[1]
                 reference.take(step.entry_id, list(step.fields))
-            elif isinstance(step, Beside):
-                reference.take_beside(step.stream, step.entry_id, list(step.fields))
-            elif isinstance(step, Change):
-                reference.change_mode(step.mode)
-            elif isinstance(step, Trim):
-                reference.miss(len(step.lost))
+            elif not isinstance(step, Switch):
+                follow(reference, step)
         return reference
 
 

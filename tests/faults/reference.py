@@ -22,7 +22,6 @@ from harvest_brain.core.policy import override_terms
 from harvest_brain.redis.decode import decode, decode_control, decode_pnl, decode_snapshot
 from harvest_brain.redis.encode import MARKET_PREFIX, intent_entry, market_text, position_text
 
-UNLIMITED = 1_000_000
 _DECODERS = {"snapshots": decode_snapshot, "pnl": decode_pnl, "control": decode_control}
 
 
@@ -49,9 +48,11 @@ class Reference:
     rejected: list[Malformed] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     taken: int = 0
+    tokens: int = 0
 
     def __post_init__(self) -> None:
         self.policy = self.settings.policy()
+        self.pass_minute()
         self._terms = {
             symbol: override_terms(self.policy.terms, fields)[0] for symbol, fields in self.overrides.items() if fields
         }
@@ -65,7 +66,7 @@ class Reference:
 
     def _decide(self, event: Event) -> Decision:
         known = {name: self.fills[name] for name in remembered_names(self.state, [event]) if name in self.fills}
-        gate = Gate(self.now_ms, self.kill_switch, UNLIMITED, known, frozenset(), self._terms)
+        gate = Gate(self.now_ms, self.kill_switch, self.tokens, known, frozenset(), self._terms)
         return decide(self.state, [event], gate, self.policy)
 
     def take_beside(self, stream: str, entry_id: str, fields: list[bytes]) -> None:
@@ -89,8 +90,17 @@ class Reference:
         catch_up = self.settings.live_catch_up
         self._adopt(change_mode(self.state, live=self.policy.live, catch_up=catch_up))
 
+    def change_freshness(self, seconds: int) -> None:
+        """The daemons were stopped and are started with another bound for the age of prices."""
+        self.policy = replace(self.policy, fresh_ms=seconds * 1000)
+
+    def pass_minute(self) -> None:
+        """The rate allows again what it allows in a minute."""
+        self.tokens = self.settings.max_actions_per_min
+
     def _adopt(self, decision: Decision) -> None:
         self.state.adopt(decision)
+        self.tokens -= len(decision.intents)
         self.fills.update(decision.applied)
         self.rejected += decision.rejected
         self.counts.update(decision.counts)

@@ -27,7 +27,9 @@ from tests.faults.reference import Reference, settings_of
 TICK = Decimal("0.01")
 STEP = Decimal("0.001")
 HOUR_MS = 3_600_000
-FRESH_SEC = 3600
+MODE, FRESHNESS, RATE = "HARVEST_MODE", "HARVEST_REQUIRE_FRESH_SNAPSHOT_SEC", "HARVEST_MAX_ACTIONS_PER_MIN"
+LONG_FRESH_SEC, SHORT_FRESH_SEC = "3600", "1"
+NO_RATE = "10000"
 SPACING_MS = 40
 STALE_MS = 3 * HOUR_MS
 
@@ -58,9 +60,16 @@ class Beside(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Stop the daemons and start them in another mode."""
+    """Stop the daemons and start them with another value of a setting: `MODE`, or `FRESHNESS`, whose short one makes
+    every price of the script too old."""
 
-    mode: str
+    setting: str
+    value: str
+
+
+class Minute(NamedTuple):
+    """A minute passes when nothing is on its way, so that the rate allows as much as ever. While entries are fed none
+    does."""
 
 
 class Trim(NamedTuple):
@@ -70,7 +79,8 @@ class Trim(NamedTuple):
     lost: tuple[Feed, ...]
 
 
-Step = Feed | Switch | Beside | Change | Trim
+Control = Switch | Beside | Change | Minute | Trim
+Step = Feed | Control
 
 
 @dataclass(frozen=True)
@@ -95,6 +105,22 @@ class Script:
         return sum(isinstance(step, Feed) for step in self.steps)
 
 
+def follow(reference: Reference, step: Control) -> None:
+    """What a step that is no entry of the execution stream is to the reference."""
+    if isinstance(step, Switch):
+        reference.kill_switch = step.value
+    elif isinstance(step, Beside):
+        reference.take_beside(step.stream, step.entry_id, list(step.fields))
+    elif isinstance(step, Minute):
+        reference.pass_minute()
+    elif isinstance(step, Trim):
+        reference.miss(len(step.lost))
+    elif step.setting == MODE:
+        reference.change_mode(step.value)
+    else:
+        reference.change_freshness(int(step.value))
+
+
 def write(rng: random.Random, size: Size, now_ms: int) -> Script:
     """The script that `rng` comes to. Its last entry lies before `now_ms`."""
     author = _Author(rng, size, now_ms - size.entries * SPACING_MS - 60_000)
@@ -105,11 +131,11 @@ def write(rng: random.Random, size: Size, now_ms: int) -> Script:
 
 def _environ(rng: random.Random, *, has_minima: bool) -> dict[str, str]:
     return {
-        "HARVEST_MODE": rng.choice(["shadow", "live", "live"]),
+        MODE: rng.choice(["shadow", "live", "live"]),
         "HARVEST_LADDER": rng.choice(["0.5:0.25,1.0:0.25,1.5:0.25", "0.3:0.2,0.6:0.2,0.9:0.2,1.2:0.2,1.5:0.2", "1:1"]),
         "HARVEST_MIN_R": "0.3",
-        "HARVEST_REQUIRE_FRESH_SNAPSHOT_SEC": str(FRESH_SEC),
-        "HARVEST_MAX_ACTIONS_PER_MIN": "10000",
+        FRESHNESS: LONG_FRESH_SEC,
+        RATE: rng.choice([*[NO_RATE] * 6, "4", "12"]),
         "HARVEST_DEDUP_TTL_SEC": rng.choice(["1", "900"]),
         "HARVEST_QTY_STEP": plain(STEP),
         "HARVEST_PRICE_TICK": plain(TICK),
@@ -156,7 +182,10 @@ class _Author:
         self.orders: list[Intent] = []  # published, and not answered to the end
         self.repeatable: list[tuple[bytes, ...]] = []
         self.switched_off = False
-        self.mode = self.environ["HARVEST_MODE"]
+        self.mode = self.environ[MODE]
+        self.is_limited = self.environ[RATE] != NO_RATE
+        self.ages = rng.random() < 0.15
+        self.freshness = LONG_FRESH_SEC
         self.changes = rng.choice([0, 0, 0, 1, 2, 3])
 
     def _keys(self, symbol: str) -> list[Key]:
@@ -180,6 +209,8 @@ class _Author:
             self.switch: 100 if self.switched_off else 12,
             self.beside: 10,
             self.change: 3,
+            self.age: 0 if not self.ages else 4 if self.freshness == LONG_FRESH_SEC else 40,
+            self.minute: 30 if self.is_limited else 0,
             self.trim: 0.2,
         }
         self.rng.choices(list(kinds), list(kinds.values()))[0]()
@@ -200,8 +231,15 @@ class _Author:
         if self.changes and self.written > self.size.entries // 4:
             self.changes -= 1
             self.mode = to
-            self.steps.append(Change(self.mode))
-            self.nominal.change_mode(self.mode)
+            self.put(Change(MODE, self.mode))
+
+    def age(self) -> None:
+        """Prices are too old for a while."""
+        self.freshness = SHORT_FRESH_SEC if self.freshness == LONG_FRESH_SEC else LONG_FRESH_SEC
+        self.put(Change(FRESHNESS, self.freshness))
+
+    def minute(self) -> None:
+        self.put(Minute())
 
     def some_symbol(self) -> dict[str, str]:
         return {"symbol": self.rng.choice(self.symbols)}
@@ -211,8 +249,7 @@ class _Author:
         value = "0"
         if self.switched_off:
             value = self.rng.choice(["1", "1", "1", "on", ""])
-        self.steps.append(Switch(value, abrupt=self.switched_off and self.abrupt))
-        self.nominal.kill_switch = value
+        self.put(Switch(value, abrupt=self.switched_off and self.abrupt))
 
     def trim(self) -> None:
         """Lose some prices."""
@@ -222,9 +259,8 @@ class _Author:
         for number in range(10, 10 + self.rng.randint(1, 9)):
             fields = _flat(symbol=self.rng.choice(self.symbols), price="1", status="PRICE_UPDATE")
             lost.append(Feed(f"{self.time_ms()}-{number}", fields))
-        self.steps.append(Trim(tuple(lost)))
+        self.put(Trim(tuple(lost)))
         self.written += 1
-        self.nominal.miss(len(lost))
         self.tick()
 
     # What others say.
@@ -283,8 +319,7 @@ class _Author:
         self.said += 1
         words = _flat(**fields)
         entry_id = f"{self.time_ms()}-{self.said}"
-        self.steps.append(Beside(stream, entry_id, words))
-        self.nominal.take_beside(stream, entry_id, list(words))
+        self.put(Beside(stream, entry_id, words))
 
     # Fills of the trader's own.
 
@@ -422,6 +457,11 @@ class _Author:
         return _to_tick(position.average + epoch.sign * epoch.r_unit * Decimal(self.rng.uniform(-0.3, 1.9)))
 
     # Writing.
+
+    def put(self, step: Control) -> None:
+        """Write a step that is no entry."""
+        self.steps.append(step)
+        follow(self.nominal, step)
 
     def position(self, key: Key) -> Position | None:
         book = self.nominal.state.books.get(key.symbol)

@@ -22,7 +22,19 @@ from tests.faults.nursery import Nursery
 from tests.faults.planted import PLANTED
 from tests.faults.reference import Reference, settings_of
 from tests.faults.resp import Splitter
-from tests.faults.script import HOUR_MS, Beside, Change, Feed, Script, Size, Switch, write
+from tests.faults.script import (
+    FRESHNESS,
+    HOUR_MS,
+    MODE,
+    SHORT_FRESH_SEC,
+    Change,
+    Feed,
+    Script,
+    Size,
+    Switch,
+    follow,
+    write,
+)
 from tests.faults.taps import Attempt, Holding, LeaseLog
 from tests.support.waiting import PATIENCE_SEC, wait_until
 
@@ -274,24 +286,23 @@ def test_scripts_hold_all_that_is_to_be_tried() -> None:
     for seed in range(30):
         script = write(random.Random(seed), Size(), time.time_ns() // 1_000_000)
         reference = Reference(settings_of(script.environ), script.base_ms + HOUR_MS // 2, script.overrides)
-        counts[script.environ["HARVEST_MODE"]] += 1
+        counts[script.environ[MODE]] += 1
+        modes = [step.value for step in script.steps if isinstance(step, Change) and step.setting == MODE]
+        counts["there and back again"] += len(modes) >= 3
         for step in script.steps:
             if isinstance(step, Feed):
                 reference.take(step.entry_id, list(step.fields))
-            elif isinstance(step, Switch):
-                reference.kill_switch = step.value
+                continue
+            follow(reference, step)
+            if isinstance(step, Switch):
                 counts["switch, abrupt" if step.abrupt else "switch"] += 1
-            elif isinstance(step, Beside):
-                reference.take_beside(step.stream, step.entry_id, list(step.fields))
             elif isinstance(step, Change):
-                reference.change_mode(step.mode)
-                counts[f"to {step.mode}"] += 1
-            else:
-                reference.miss(len(step.lost))
+                counts[f"{step.setting} {step.value}"] += 1
         counts.update(reference.counts)
         counts.update(published.intent.action.value for published in reference.published)
     wanted = {
-        *("shadow", "live", "to shadow", "to live", "switch", "switch, abrupt", "gap:entries"),
+        *("shadow", "live", f"{MODE} shadow", f"{MODE} live", "there and back again"),
+        *("switch", "switch, abrupt", "gap:entries", f"{FRESHNESS} {SHORT_FRESH_SEC}", "refused:rate"),
         *("snapshot:agrees", "snapshot:mismatch", "snapshot:adopted", "snapshot:reconciled", "pnl:mismatch"),
         *("operator:released", "operator:cleared", "operator:refused", "reservation:unknown"),
         *("HARVEST_PARTIAL", "MOVE_SL_BREAKEVEN", "TRAIL_UPDATE", "STOP_RESIZE"),
