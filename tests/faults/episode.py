@@ -87,7 +87,9 @@ class _Play:
         while not self._feeder.is_done:
             self._round()
             self._watcher.look()
+            self._feeder.check_switch()
         self._settle()
+        self._feeder.check_switch()
         self._watcher.look()
         check_outcome(self._world, self._feeder)
         self._end()

@@ -199,7 +199,7 @@ class Feeder:
 
     def _hold_the_minute(self) -> None:
         """What was published within the last minute, was published just now: only the script lets minutes pass."""
-        if self._script.environ[RATE] == NO_RATE or time.monotonic() < self._held_at + HOLD_EACH_SEC:
+        if self._script.environ.get(RATE, NO_RATE) == NO_RATE or time.monotonic() < self._held_at + HOLD_EACH_SEC:
             return
         with suppress(redis.ConnectionError):
             self._world.client.eval(_HOLD, 1, self._world.names.rate)
@@ -230,10 +230,8 @@ class Feeder:
         cursor = json.loads(meta)["cursors"][world.names.executions] if meta else "0-0"
         self.switchings.append((cursor, step.value))
         last = {stream: end[0][0] if end else b"" for stream, end in zip(world.outputs, ends, strict=True)}
-        if step.value == "0":
-            self._check_silence(last)
-        else:
-            self._ends_when_off = last
+        self._check_silence(last)
+        self._ends_when_off = {} if step.value == "0" else last
 
     def say(self, step: Beside) -> None:
         """Put an entry on a stream beside the execution stream, and wait until it is taken in."""
@@ -252,12 +250,16 @@ class Feeder:
         self.push(1)
         client.xtrim(name, minid=self.last_id, approximate=False)
 
+    def check_switch(self) -> None:
+        """If it is thrown, nothing came out since."""
+        client = self._world.client
+        ends = {stream: client.xrevrange(stream, count=1) for stream in self._ends_when_off}
+        self._check_silence({stream: end[0][0] if end else b"" for stream, end in ends.items()})
+
     def _check_silence(self, last: Mapping[str, bytes]) -> None:
-        for stream, end in last.items():
-            if end != self._ends_when_off[stream]:
-                raise ViolationError(
-                    "kill-switch", f"{stream} grew {self._ends_when_off[stream]!r} -> {end!r} behind it"
-                )
+        for stream, end in self._ends_when_off.items():
+            if last[stream] != end:
+                raise ViolationError("kill-switch", f"{stream} grew {end!r} -> {last[stream]!r} behind it")
 
     def expected(self) -> Reference:
         """The reference's account of what was fed so far, with the switch as it was."""

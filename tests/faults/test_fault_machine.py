@@ -76,7 +76,7 @@ def search(nursery: Nursery, fault: str, is_found: Callable[[Result], bool]) -> 
 def test_a_planted_fault_is_found_within_a_minute(nursery: Nursery, fault: str) -> None:
     result = search(nursery, fault, lambda result: bool(result.violation))
     kinds = {"switch-checked-early": {"kill-switch"}, "unfenced": {"fencing"}}
-    assert result.kind in kinds.get(fault, {"intents", "twice", "state", "fills", "dead letters"})
+    assert result.kind in kinds.get(fault, {"intents", "twice", "state", "fills", "dead letters"}), result.violation
 
 
 @pytest.mark.slow
