@@ -103,6 +103,15 @@ def test_a_redis_elsewhere_needs_its_address_in_the_units_firewall(inventory: Pa
     assert "UNREACHABLE" not in said
 
 
+def test_an_operators_password_needs_the_daemons_user_to_be_named(inventory: Path) -> None:
+    for named in ({}, {"REDIS_URL": "redis://hb@127.0.0.1:6379", "REDIS_USERNAME": "hb"}):
+        said = deploy(inventory, harvest_redis_operator_password="secret", **settings(**named))
+        assert "set REDIS_USERNAME, and leave the user out of REDIS_URL" in " ".join(said.split())
+        assert "UNREACHABLE" not in said
+    said = deploy(inventory, harvest_redis_operator_password="secret", **settings(REDIS_USERNAME="hb"))
+    assert "UNREACHABLE" in said
+
+
 def test_a_vault_without_its_password_stops_everything(inventory: Path) -> None:
     (inventory / "group_vars/harvest").mkdir(parents=True)
     vault = inventory / "group_vars/harvest/vault.yml"
