@@ -307,10 +307,14 @@ def test_the_last_one_of_the_minute_is_left_to_one_intent_and_not_to_two(
     commit.try_it()
 
 
-def test_more_intents_than_any_minute_allows_are_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
+def test_more_intents_than_any_minute_allows_are_refused_and_as_many_are_not(
+    redis: Any, prepare: Callable[..., Commit]
+) -> None:
     commit = prepare()
     commit.store._bounds = replace(commit.store._bounds, max_actions_per_min=1)
     assert_refused(redis, commit, RefusedError, "rate")
+    commit.store._bounds = replace(commit.store._bounds, max_actions_per_min=2)
+    commit.try_it()
 
 
 def test_a_price_that_grew_old_on_the_way_to_the_commit_is_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
