@@ -427,6 +427,24 @@ def test_a_user_that_lacks_a_right_for_a_part_of_a_commit_changes_nothing(
     assert_a_user_changes_nothing(redis, prepare, "~*", "+@all", f"-{command.lower()}", **more)
 
 
+CLAIMS, FILLS = "quantum:dedup:harvest:*", "quantum:dedup:fill:*"
+WRITES = [
+    *(("PEXPIRE", LEASE), ("PEXPIRE", RATE), ("HSET", STATE), ("HDEL", STATE), ("XGROUP", EXECUTIONS), ("SET", CLAIMS)),
+    *(("SET", FILLS), ("LPUSH", RATE), ("LTRIM", RATE), ("ZADD", HISTORY), ("ZREMRANGEBYRANK", HISTORY)),
+    *(("EXPIRE", HISTORY), ("XADD", REJECTED), ("XADD", "harvests"), ("XADD", "stop moves")),
+]
+
+
+@pytest.mark.parametrize(("command", "key"), WRITES)
+def test_a_user_that_may_use_a_command_on_all_keys_but_one_changes_nothing(
+    redis: Any, prepare: Callable[..., Commit], mode: str, command: str, key: str
+) -> None:
+    outputs = {"harvests": outputs_of(mode)[1], "stop moves": outputs_of(mode)[-1]}
+    others = {LEASE, RATE, STATE, EXECUTIONS, CLAIMS, FILLS, HISTORY, *outputs_of(mode)} - {outputs.get(key, key)}
+    selector = f"(+{command.lower()} {' '.join(f'~{other}' for other in sorted(others))})"
+    assert_a_user_changes_nothing(redis, prepare, "~*", "+@all", f"-{command.lower()}", selector)
+
+
 @pytest.mark.parametrize("key", [LEASE, STATE, RATE, EXECUTIONS, HISTORY, REJECTED, "quantum:dedup:*"])
 def test_a_user_that_may_not_write_a_key_changes_nothing(
     redis: Any, prepare: Callable[..., Commit], mode: str, key: str

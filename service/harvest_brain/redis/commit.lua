@@ -115,6 +115,7 @@ if intents > 0 then
   need('SET', KEYS[first_claim], '', 'EX', '1')
   need('LPUSH', KEYS[4], '0')
   need('LTRIM', KEYS[4], '0', '0')
+  need('PEXPIRE', KEYS[4], '1')
   need('XADD', KEYS[7], '*', '', '')
   need('XADD', KEYS[8], '*', '', '')
   if histories > 0 then
