@@ -1,10 +1,10 @@
 """Mutation testing of commit.lua, which no mutator for Python reaches.
 
-    python -m tests.mutation.commit [--only PATTERN]
+    python -m tests.mutation.commit [--only PATTERN] [--again FILE]
 
 Changes the script in one place at a time (a comparison, a number, `and` to `or`, a check or a write left out) in a copy
-of the package, and runs the tests of the commit on it against a real Redis. Prints what survives; a change that is no
-Lua is counted apart. The list in `EQUIVALENT` says of each survivor that can't be noticed why.
+of the package, and runs the tests of the commit on it against a real Redis. Prints what survives, which `--again` tries
+again; a change that is no Lua is counted apart. `EQUIVALENT` says of each survivor that can't be noticed why.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ SWAPS = (
 NUMBER = re.compile(r"(?<![\w.'])\d+(?![\w.'])")
 # A whole line that checks or writes, and can be left out.
 DROPPABLE = re.compile(r"\s*(if .* end|need\(.*\)|redis\.call\(.*\))$")
+
+LEFT_OUT = "(left out)"
 
 # Survivors that make no difference, by the line and the change, and why.
 EQUIVALENT: dict[tuple[str, str], str] = {}
@@ -89,7 +91,10 @@ def run(package: Path) -> tuple[bool, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Mutation testing of commit.lua.")
     parser.add_argument("--only", default="", help="only lines that match this pattern")
-    only = re.compile(parser.parse_args().only)
+    parser.add_argument("--again", type=Path, help="only what an earlier run has printed into this file")
+    options = parser.parse_args()
+    only = re.compile(options.only)
+    again = options.again and re.findall(r"^\d+: (.*)\n  -> (.*)$", options.again.read_text(), re.MULTILINE)
     began, killed, invalid, explained, survived = time.monotonic(), 0, 0, 0, 0
     with tempfile.TemporaryDirectory() as directory:
         package = Path(directory)
@@ -100,18 +105,19 @@ def main() -> int:
             print(said, "\nthe tests fail on the script as it is", file=sys.stderr)
             return 2
         for mutant in mutants(source):
-            if not only.search(mutant.before):
+            change = (mutant.before, mutant.after or LEFT_OUT)
+            if not only.search(mutant.before) or (again is not None and change not in again):
                 continue
             (package / SCRIPT).write_text(mutant.source)
             passes, said = run(package)
             if not passes:
                 invalid += "Error compiling script" in said
                 killed += "Error compiling script" not in said
-            elif (mutant.before, mutant.after) in EQUIVALENT:
+            elif change in EQUIVALENT:
                 explained += 1
             else:
                 survived += 1
-                print(f"{mutant.number}: {mutant.before}\n  -> {mutant.after or '(left out)'}", flush=True)
+                print(f"{mutant.number}: {change[0]}\n  -> {change[1]}", flush=True)
     minutes = (time.monotonic() - began) / 60
     print(f"killed {killed}, survived {survived}, make no difference {explained}, no Lua {invalid}; {minutes:.0f} min")
     return 1 if survived else 0
