@@ -518,6 +518,16 @@ def test_in_shadow_mode_nothing_is_reserved(way: Way) -> None:
     assert world.epoch().rungs == (RungState.FIRED,) * 3
 
 
+def test_what_is_on_its_way_is_not_free(way: Way) -> None:
+    world = World(policy(live=True, ladder="0.5:0.4,1.0:0.4,1.5:0.2"))
+    world.open(way)
+    assert harvests(world.price(way.at(1))) == harvests(world.price(way.at(2))) == [D("0.4")]
+    world.see(world.fill(way.closing, "0.5", way.at(2)))
+    assert (world.position().qty, world.epoch().outstanding) == (way.sign * D("0.5"), D("0.4"))
+    assert harvests(world.price(way.at(3))) == [D("0.1")]
+    assert world.epoch().outstanding == D("0.5")
+
+
 def test_a_share_is_capped_by_what_is_free(way: Way) -> None:
     world = World(policy(live=True, ladder="0.5:0.5,1:0.5"))
     world.open(way)
