@@ -53,7 +53,17 @@ class Host:
 
     def written(self) -> list[str]:
         """What is not as in the image, but for what a system writes by itself."""
-        alive = ("/root", "/var/log", "/var/lib/systemd", "/etc/machine-id", "/var/.updated", "/etc/.updated")
+        alive = (
+            "/root",
+            "/var/log",
+            "/var/lib/systemd",
+            "/etc/machine-id",
+            "/var/.updated",
+            "/etc/.updated",
+            "/var/backups",
+            "/var/cache",
+            "/var/lib/logrotate",
+        )
         parents = ("/var", "/var/lib", "/etc")
         changed = self._docker("diff", self.name).splitlines()
         return sorted(line for line in changed if not line[2:].startswith(alive) and line[2:] not in parents)

@@ -9,6 +9,7 @@ import subprocess
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,26 @@ def test_the_services_of_compose_yaml_work_on_the_engine_alone(start_container: 
     with redis.Redis(host=HOST, port=port, decode_responses=True, protocol=2) as client:
         assert client.config_get("appendonly") == {"appendonly": "yes"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
+def test_what_lies_about_in_a_checkout_gets_into_no_layer(tmp_path: Path) -> None:
+    """Secrets that a person keeps beside the project, and the project's history, never reach the engine."""
+    shutil.copy(engine.ROOT / ".dockerignore", tmp_path)
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
+    sentinel = f"sentinel-{uuid.uuid4().hex}"
+    places = (
+        *("harvest-brain.env", ".env", "vault.yml", "service/harvest_brain.env", "tools/password", "dist/x.tar"),
+        *("inventories/production/group_vars/harvest/vault.yml", ".git/config", "roles/harvest/defaults/secret.yml"),
+    )
+    for place in (*places, "README.md", "service/harvest_brain/__init__.py"):
+        path = tmp_path / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("no secret" if place not in places else sentinel)
+    tag = f"localhost/harvest-brain-context:{uuid.uuid4().hex}"
+    subprocess.run(["docker", "build", "--quiet", "--tag", tag, tmp_path], check=True, capture_output=True)
+    try:
+        saved = subprocess.run(["docker", "save", tag], check=True, capture_output=True).stdout
+    finally:
+        subprocess.run(["docker", "rmi", "--no-prune", tag], check=True, capture_output=True)
+    assert b"no secret" in saved
+    assert sentinel.encode() not in saved
