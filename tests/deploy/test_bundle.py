@@ -181,6 +181,48 @@ def test_it_installs_without_network_by_hashes_alone_and_runs(bundle: Path, tmp_
     assert (site / "redis/commit.lua").exists()
 
 
+HOSTS = {"HOST_DEBIAN12": "3.11", "HOST_DEBIAN13": "3.13", "HOST_UBUNTU2404": "3.12"}
+INSTALL = """
+set -e
+python3 -m venv /tmp/venv
+cd /bundle
+/tmp/venv/bin/pip install --quiet --disable-pip-version-check --no-index --find-links wheelhouse --only-binary :all: \
+    --require-hashes --requirement requirements.txt
+python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+/tmp/venv/bin/harvest-brain --version
+"""
+
+
+@pytest.mark.containers
+@pytest.mark.slow
+@pytest.mark.parametrize("host", HOSTS)
+def test_it_installs_on_a_host_that_has_no_network_at_all(bundle: Path, host: str) -> None:
+    if f"TEST_IMAGE_{host}" not in engine.findings():
+        pytest.skip(f"the image of {host} is made by `make all-hosts`")
+    command = ["docker", "run", "--rm", "--network", "none", "--volume", f"{bundle}:/bundle:ro", "--entrypoint", "sh"]
+    done = subprocess.run([*command, engine.image(host), "-c", INSTALL], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [HOSTS[host], harvest_brain.__version__]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_every_wheel_is_there_for_each_supported_python_and_processor(
+    bundle: Path, tmp_path: Path, python: str, processor: str
+) -> None:
+    command = [
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-index"),
+        *("--find-links", str(bundle / "wheelhouse"), "--only-binary", ":all:", "--require-hashes"),
+        *("--platform", f"manylinux2014_{processor}", "--python-version", python, "--dest", str(tmp_path / "found")),
+        *("--requirement", str(bundle / "requirements.txt")),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, env={"PATH": os.environ["PATH"]}, check=False)
+    assert done.returncode == 0, done.stderr
+    found = {path.name.split("-")[0] for path in (tmp_path / "found").iterdir()}
+    assert {"harvest_brain", "redis"} <= found
+
+
 @pytest.mark.slow
 def test_a_tampered_wheel_is_not_installed(bundle: Path, tmp_path: Path) -> None:
     [wheel] = (bundle / "wheelhouse").glob("harvest_brain-*.whl")
