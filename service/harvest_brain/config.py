@@ -125,6 +125,9 @@ class Settings:
     redis_tls_key_file: str
     redis_sentinels: tuple[tuple[str, int], ...]
     redis_sentinel_master: str
+    redis_sentinel_username: str
+    redis_sentinel_password_file: str
+    redis_sentinel_tls: bool
     redis_timeout_sec: Decimal
     log_level: str
     log_format: str
@@ -234,6 +237,9 @@ class Settings:
             tls_key_file=self.redis_tls_key_file,
             sentinels=self.redis_sentinels,
             sentinel_master=self.redis_sentinel_master,
+            sentinel_username=self.redis_sentinel_username,
+            sentinel_password_file=self.redis_sentinel_password_file,
+            sentinel_tls=self.redis_sentinel_tls,
             timeout_sec=float(self.redis_timeout_sec),
         )
 
@@ -469,6 +475,11 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("REDIS_SENTINELS", "", _sentinels, "host:port,host:port, or nothing",
              "Sentinels to ask for the master.", "Redis"),
     Variable("REDIS_SENTINEL_MASTER", "", _printable, "a name, or nothing", "The master's name there.", "Redis"),
+    Variable("REDIS_SENTINEL_USERNAME", "", _printable, "a name, or nothing", "The ACL user there.", "Redis"),
+    Variable("REDIS_SENTINEL_PASSWORD_FILE", "", _printable, _PATH,
+             "File that holds the Sentinels' password, and nothing else.", "Redis"),
+    Variable("REDIS_SENTINEL_TLS", "false", _flag, _FLAG,
+             "Whether the Sentinels speak TLS, with the CA and the certificate of REDIS_TLS_.", "Redis"),
     Variable("REDIS_TIMEOUT_SEC", "5", _decimal("1", "60"), "1 to 60",
              "How long to wait for a connection or a reply, in seconds.", "Redis"),
     Variable("LOG_LEVEL", "INFO", _choice("DEBUG", "INFO", "WARNING", "ERROR"), "DEBUG, INFO, WARNING or ERROR",
@@ -611,6 +622,9 @@ def _contradictions(parsed: Mapping[str, Any]) -> Iterator[str]:
     ):
         if bool(parsed[one.lower()]) != bool(parsed[other_name.lower()]):
             yield f"{one} and {other_name}: give both or neither"
+    for name in ("REDIS_SENTINEL_USERNAME", "REDIS_SENTINEL_PASSWORD_FILE", "REDIS_SENTINEL_TLS"):
+        if parsed[name.lower()] and not parsed["redis_sentinels"]:
+            yield f"{name}: there are no Sentinels; accepted: nothing, or REDIS_SENTINELS"
     url = urlsplit(parsed["redis_url"])
     yield from _two_addresses(parsed, url)
     yield from _tls_in_vain(parsed, url)
@@ -648,7 +662,7 @@ def _tls_in_vain(parsed: Mapping[str, Any], url: SplitResult) -> Iterator[str]:
         way = "REDIS_SOCKET" if parsed["redis_socket"] else "REDIS_URL"
         yield f"REDIS_TLS=true: {way} names a connection without TLS; accepted: false, or rediss:// in REDIS_URL"
     for name in ("REDIS_TLS_CA_FILE", "REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"):
-        if parsed[name.lower()] and not tls:
+        if parsed[name.lower()] and not tls and not parsed["redis_sentinel_tls"]:
             yield f"{name}={parsed[name.lower()]!r}: there is no TLS; accepted: nothing, or REDIS_TLS=true"
 
 

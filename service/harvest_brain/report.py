@@ -23,6 +23,7 @@ from redis.exceptions import (
     ResponseError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.sentinel import MasterNotFoundError
 
 from harvest_brain.core.engine import Decision
 from harvest_brain.core.numbers import ZERO, plain
@@ -241,6 +242,12 @@ _ADVICE: tuple[tuple[type[Exception], str, str], ...] = (
         AuthenticationError,
         "",
         "the password or user name is wrong; see REDIS_PASSWORD_FILE and REDIS_USERNAME",
+    ),
+    (
+        MasterNotFoundError,
+        "",
+        "no Sentinel names the master; see REDIS_SENTINELS, REDIS_SENTINEL_MASTER, REDIS_SENTINEL_PASSWORD_FILE and "
+        "REDIS_SENTINEL_TLS",
     ),
     (NoPermissionError, "", "the Redis user lacks a right; see the ACL file in the documentation"),
     (OutOfMemoryError, "", "Redis is out of memory and takes no writes; raise maxmemory or free some"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import redis as client_library
 from tests.support import processes
+from tests.support.certificates import make_authority, sign
 from tests.support.daemon import DaemonProcess, StartDaemon, harvest_brain
 from tests.support.server import HOST, ProcessServer, RedisServer
 from tests.support.waiting import wait_until
@@ -51,13 +53,33 @@ def in_step(client: Any) -> bool:
 
 
 class Sentinel:
-    """One Sentinel that watches `master`, as a process."""
+    """One Sentinel that watches `master`, as a process; with `certificates` it speaks TLS and nothing else. It is there
+    when it knows `what` of its master."""
 
-    def __init__(self, program: str, master: RedisServer, directory: Path) -> None:
+    def __init__(
+        self,
+        program: str,
+        master: RedisServer,
+        directory: Path,
+        *,
+        password: str = "",
+        certificates: Path | None = None,
+        what: str = "slaves",
+    ) -> None:
         self.port = processes.free_port()
         directory.mkdir()
+        listening = f"port {self.port}\n"
+        tls: dict[str, Any] = {}
+        if certificates is not None:
+            listening = (
+                f"port 0\ntls-port {self.port}\ntls-auth-clients no\ntls-ca-cert-file {certificates}/ca.crt\n"
+                f"tls-cert-file {certificates}/server.crt\ntls-key-file {certificates}/server.key\n"
+            )
+            tls = {"ssl": True, "ssl_ca_certs": f"{certificates}/ca.crt", "host": HOST}
+        if password:
+            listening += f"requirepass {password}\n"
         (directory / "sentinel.conf").write_text(
-            f"port {self.port}\nbind {HOST}\ndir {directory}\n"
+            f"{listening}bind {HOST}\ndir {directory}\n"
             f"sentinel monitor {MASTER} {HOST} {master.port} 1\n"
             f"sentinel down-after-milliseconds {MASTER} 1000\n"
             f"sentinel failover-timeout {MASTER} 10000\n"
@@ -65,8 +87,10 @@ class Sentinel:
         self.process = processes.start(
             [program, str(directory / "sentinel.conf"), "--sentinel"], directory / "log", env=None, cwd=directory
         )
-        self.client: Any = client_library.Redis(port=self.port, decode_responses=True, protocol=2)
-        wait_until(lambda: self._knows("slaves"), what="the Sentinel, and the replica that it has found")
+        self.client: Any = client_library.Redis(
+            port=self.port, password=password or None, decode_responses=True, protocol=2, **tls
+        )
+        wait_until(lambda: self._knows(what), what=f"the Sentinel, and {what} that it has found")
 
     def _knows(self, what: str) -> bool:
         try:
@@ -167,15 +191,70 @@ def test_it_follows_a_failover_and_nothing_comes_twice_and_nothing_is_lost(pair:
             assert [o["rungs"] for o in harvests(client, TRADE_INTENTS)] == [["0.5"], ["1"], ["1.5"]]
 
 
-def test_a_sentinel_that_names_no_master_is_waited_out(pair: Pair) -> None:
-    settings = pair.sentinel.settings() | {"REDIS_SENTINEL_MASTER": "unknown"}
+def complaint(settings: dict[str, str]) -> str:
+    """What a daemon with `settings` says, once and again and again the same, while it waits."""
     daemon = DaemonProcess(settings)
     try:
         daemon.start()
-        wait_until(lambda: "unknown" in str(daemon.status().get("last_error", "")))
+        wait_until(lambda: daemon.status().get("errors", 0) >= 3)
         assert daemon.is_running
+        [line] = [line for line in daemon.log().splitlines() if "waiting for Redis" in line]
+        return line
     finally:
         daemon.discard()
+
+
+def test_a_sentinel_that_names_no_master_is_waited_out(pair: Pair) -> None:
+    said = complaint(pair.sentinel.settings() | {"REDIS_SENTINEL_MASTER": "unknown"})
+    assert "no Sentinel names the master; see REDIS_SENTINELS" in said
+    assert f"{HOST}:{pair.sentinel.port}: No master found for 'unknown'" in said
+    assert f"{HOST}:1: Error 111" in said
+
+
+@pytest.mark.parametrize(
+    "tls",
+    [
+        False,
+        pytest.param(
+            True, marks=pytest.mark.skipif(shutil.which("redis-server") is None, reason="no server here speaks TLS")
+        ),
+    ],
+    ids=["in the clear", "TLS"],
+)
+def test_a_sentinel_that_wants_a_password_is_given_its_own_and_over_tls_where_it_is_asked_for(
+    start_process: StartProcess, tmp_path: Path, tls: bool
+) -> None:
+    master = start_process()
+    authority = None
+    if tls:
+        authority = make_authority(tmp_path / "authority")
+        sign(authority, "server", f"IP:{HOST}")
+    sentinel = Sentinel(
+        master._program, master, tmp_path / "sentinel", password="the-right-one", certificates=authority, what="master"
+    )
+    password = tmp_path / "password"
+    password.write_text("the-right-one\n")
+    settings = sentinel.settings() | {"REDIS_SENTINEL_PASSWORD_FILE": str(password)}
+    if tls:
+        settings |= {"REDIS_SENTINEL_TLS": "true", "REDIS_TLS_CA_FILE": f"{authority}/ca.crt"}
+    try:
+        client = master.client()
+        with DaemonProcess(settings) as daemon:
+            feed(client, fill("ETHUSDT", "BUY", "1.0", "2500", stop_loss="2450"), tick("ETHUSDT", "2526"))
+            assert len(harvests(client)) == 1
+            assert "the-right-one" not in daemon.log() + str(daemon.status())
+        password.write_text("the-wrong-one\n")
+        said = complaint(settings)
+        assert "REDIS_SENTINEL_PASSWORD_FILE" in said
+        assert "the-wrong-one" not in said
+        if tls:
+            other = make_authority(tmp_path / "other")
+            assert "CERTIFICATE_VERIFY_FAILED" in complaint(settings | {"REDIS_TLS_CA_FILE": f"{other}/ca.crt"})
+            del settings["REDIS_TLS_CA_FILE"], settings["REDIS_SENTINEL_TLS"]
+            complaint(settings)
+    finally:
+        sentinel.process.kill()
+        sentinel.process.wait()
 
 
 # WAIT and WAITAOF.

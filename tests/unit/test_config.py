@@ -352,6 +352,14 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
         ),
         ({"REDIS_SENTINELS": "one:1"}, "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"),
         ({"REDIS_SENTINEL_MASTER": "m"}, "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"),
+        *(
+            ({name: value}, f"{name}: there are no Sentinels; accepted: nothing, or REDIS_SENTINELS")
+            for name, value in (
+                ("REDIS_SENTINEL_USERNAME", "joe"),
+                ("REDIS_SENTINEL_PASSWORD_FILE", "/p"),
+                ("REDIS_SENTINEL_TLS", "true"),
+            )
+        ),
         (
             {"HARVEST_WAIT_REPLICAS": "1", "HARVEST_WAIT_TIMEOUT_MS": "4401"},
             "HARVEST_WAIT_TIMEOUT_MS=4401: too long for REDIS_TIMEOUT_SEC; accepted: 1 to 4400",
@@ -454,6 +462,24 @@ def test_the_same_thing_said_twice_is_no_contradiction() -> None:
         (
             {"REDIS_SENTINELS": "one:26379, ::1:5", "REDIS_SENTINEL_MASTER": "m"},
             Endpoint(sentinels=(("one", 26379), ("::1", 5)), sentinel_master="m"),
+        ),
+        (
+            {
+                "REDIS_SENTINELS": "one:1",
+                "REDIS_SENTINEL_MASTER": "m",
+                "REDIS_SENTINEL_USERNAME": "joe",
+                "REDIS_SENTINEL_PASSWORD_FILE": "/p",
+                "REDIS_SENTINEL_TLS": "true",
+                "REDIS_TLS_CA_FILE": "/ca",
+            },
+            Endpoint(
+                sentinels=(("one", 1),),
+                sentinel_master="m",
+                sentinel_username="joe",
+                sentinel_password_file="/p",
+                sentinel_tls=True,
+                tls_ca_file="/ca",
+            ),
         ),
         ({"REDIS_PASSWORD_FILE": "/p", "REDIS_TIMEOUT_SEC": "1.5"}, Endpoint(password_file="/p", timeout_sec=1.5)),
     ],

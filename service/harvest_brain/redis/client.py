@@ -13,8 +13,10 @@ from typing import Any, cast
 import redis
 from redis import connection as wire
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import MasterNotFoundError, Sentinel
 
 from harvest_brain.redis.transport import Connection
 
@@ -29,7 +31,7 @@ _SENTINEL: Any = Sentinel
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where Redis is and how to log in. The password stays in its file until a connection is made."""
+    """Where Redis is and how to log in. A password stays in its file until a connection is made."""
 
     host: str = "127.0.0.1"
     port: int = 6379
@@ -43,6 +45,9 @@ class Endpoint:
     tls_key_file: str = ""
     sentinels: tuple[tuple[str, int], ...] = ()
     sentinel_master: str = ""
+    sentinel_username: str = ""
+    sentinel_password_file: str = ""
+    sentinel_tls: bool = False
     timeout_sec: float = 5.0
 
     def __str__(self) -> str:
@@ -54,14 +59,22 @@ class Endpoint:
 
     def password(self) -> str | None:
         """The password of the file, without the newline that ends it. Raises `OSError` where it can't be read."""
-        if not self.password_file:
-            return None
-        try:
-            return Path(self.password_file).read_text(encoding="utf-8").rstrip("\n")
-        except OSError as fault:
-            raise OSError(f"REDIS_PASSWORD_FILE {self.password_file}: {fault.strerror}") from None
-        except ValueError:  # whose text would quote it
-            raise OSError(f"REDIS_PASSWORD_FILE {self.password_file}: not UTF-8") from None
+        return _password("REDIS_PASSWORD_FILE", self.password_file)
+
+    def sentinel_password(self) -> str | None:
+        """That of the Sentinels, likewise."""
+        return _password("REDIS_SENTINEL_PASSWORD_FILE", self.sentinel_password_file)
+
+
+def _password(setting: str, file: str) -> str | None:
+    if not file:
+        return None
+    try:
+        return Path(file).read_text(encoding="utf-8").rstrip("\n")
+    except OSError as fault:
+        raise OSError(f"{setting} {file}: {fault.strerror}") from None
+    except ValueError:  # whose text would quote it
+        raise OSError(f"{setting} {file}: not UTF-8") from None
 
 
 def _connection(endpoint: Endpoint) -> tuple[Any, dict[str, Any]]:
@@ -96,11 +109,27 @@ def _tls_options(endpoint: Endpoint) -> dict[str, Any]:
 def _address(endpoint: Endpoint) -> tuple[str, int]:
     if not endpoint.sentinels:
         return endpoint.host, endpoint.port
-    sentinel = _SENTINEL(
-        list(endpoint.sentinels), socket_timeout=endpoint.timeout_sec, socket_connect_timeout=endpoint.timeout_sec
-    )
-    host, port = sentinel.discover_master(endpoint.sentinel_master)
-    return host, port
+    options: dict[str, Any] = {
+        "socket_timeout": endpoint.timeout_sec,
+        "socket_connect_timeout": endpoint.timeout_sec,
+        "username": endpoint.sentinel_username or None,
+        "password": endpoint.sentinel_password(),
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    if endpoint.sentinel_tls:
+        options |= {"ssl": True, **_tls_options(endpoint)}
+    faults = []
+    for address in endpoint.sentinels:
+        sentinel = _SENTINEL([address], sentinel_kwargs=options)
+        try:
+            sentinel.sentinels[0].ping()  # what `discover_master` would say of a fault is no use to anybody
+            host, port = sentinel.discover_master(endpoint.sentinel_master)
+        except (RedisConnectionError, RedisTimeoutError) as fault:
+            faults.append(f"{address[0]}:{address[1]}: {fault}")
+        else:
+            return host, port
+    raise MasterNotFoundError("; ".join(faults))
 
 
 def make_connection(endpoint: Endpoint) -> Connection:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import redis
 from redis import connection as wire
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.sentinel import MasterNotFoundError
 
 from harvest_brain.redis import client
 from harvest_brain.redis.client import Endpoint, connect, make_connection
@@ -42,23 +44,70 @@ def test_tls_always_checks_the_servers_certificate_and_name() -> None:
     assert (connection.ca_certs, connection.certfile, connection.keyfile) == ("/ca", "/c", "/k")
 
 
-def test_a_sentinel_is_asked_for_the_master(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[object] = []
+class Sentinels:
+    """Of two, "one" is away."""
 
-    class Sentinels:
-        def __init__(self, addresses: object, **options: object) -> None:
-            asked.extend((addresses, options))
+    asked: ClassVar[list[tuple[str, object]]] = []
 
-        def discover_master(self, name: str) -> tuple[str, int]:
-            asked.append(name)
-            return "master", 6380
+    def __init__(self, addresses: list[tuple[str, int]], sentinel_kwargs: dict[str, object]) -> None:
+        [(self.host, _)] = addresses
+        self.options = sentinel_kwargs
+        self.sentinels = [self]
 
+    def ping(self) -> None:
+        if self.host == "one":
+            raise RedisConnectionError("away")
+
+    def discover_master(self, name: str) -> tuple[str, int]:
+        self.asked.append((name, self.options))
+        return "master", 6380
+
+
+@pytest.fixture
+def sentinels(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(client, "_SENTINEL", Sentinels)
+    monkeypatch.setattr(Sentinels, "asked", [])
+    return Sentinels.asked
+
+
+def test_the_first_sentinel_that_answers_is_asked_for_the_master(sentinels: list[Any]) -> None:
     endpoint = Endpoint("unused", sentinels=(("one", 1), ("two", 2)), sentinel_master="m", timeout_sec=2)
     connection = made(endpoint)
     assert (connection.host, connection.port) == ("master", 6380)
-    assert asked == [[("one", 1), ("two", 2)], {"socket_timeout": 2, "socket_connect_timeout": 2}, "m"]
+    [(name, options)] = sentinels
+    assert name == "m"
+    assert (options["socket_timeout"], options["socket_connect_timeout"]) == (2, 2)
+    assert (options["username"], options["password"]) == (None, None)
+    assert "ssl" not in options
+    assert options["retry"].get_retries() == 0
     assert connect(endpoint).connection_pool.connection_kwargs["host"] == "master"
+
+
+def test_where_no_sentinel_answers_it_is_said_of_each(sentinels: list[Any]) -> None:
+    with pytest.raises(MasterNotFoundError, match=r"^one:1: away; one:2: away$"):
+        made(Endpoint(sentinels=(("one", 1), ("one", 2)), sentinel_master="m"))
+    assert sentinels == []
+
+
+def test_sentinels_have_a_login_and_a_tls_of_their_own(sentinels: list[Any], tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{SENTINEL}\n")
+    endpoint = Endpoint(
+        sentinels=(("two", 2),),
+        sentinel_master="m",
+        sentinel_username="joe",
+        sentinel_password_file=str(file),
+        sentinel_tls=True,
+        tls_ca_file="/ca",
+    )
+    connection = made(endpoint)
+    assert type(connection) is wire.Connection
+    assert (connection.username, connection.password) == (None, None)
+    [(_, options)] = sentinels
+    assert (options["username"], options["password"]) == ("joe", SENTINEL)
+    assert (options["ssl"], options["ssl_ca_certs"], options["ssl_check_hostname"]) == (True, "/ca", True)
+    with pytest.raises(OSError, match=f"^REDIS_SENTINEL_PASSWORD_FILE {tmp_path}/none: No such file or directory$"):
+        Endpoint(sentinel_password_file=f"{tmp_path}/none").sentinel_password()
 
 
 @pytest.mark.parametrize(
