@@ -124,3 +124,31 @@ def test_a_vault_without_its_password_stops_everything(inventory: Path) -> None:
 
 def test_good_input_gets_as_far_as_the_host(inventory: Path) -> None:
     assert "UNREACHABLE" in deploy(inventory, **settings(HARVEST_MIN_R=1))
+
+
+def test_without_the_vault_s_file_the_missing_name_is_said_and_where_it_comes_from(inventory: Path) -> None:
+    shutil.copytree(ROOT / "inventories/staging/group_vars", inventory / "group_vars")
+    (inventory / "group_vars/harvest/vault.yml").unlink(missing_ok=True)
+    said = deploy(inventory)
+    assert "'vault_harvest_redis_password' is undefined" in said
+    assert "From vault.yml, which is made from vault.yml.example" in said
+    assert "UNREACHABLE" not in said
+
+
+@pytest.mark.parametrize(("name", "value"), [("harvest_runtime", "vent"), ("harvest_container_engine", "dokcer")])
+def test_a_choice_that_there_is_not_is_refused_with_those_that_there_are(
+    inventory: Path, name: str, value: str
+) -> None:
+    said = deploy(inventory, **{name: value})
+    assert f"value of {name} must be one of:" in said
+    assert f"got: {value}" in said
+    assert "UNREACHABLE" not in said
+
+
+def test_an_image_that_is_none_is_refused(inventory: Path, tmp_path: Path) -> None:
+    (tmp_path / "image.tar").write_text("no archive")
+    said = deploy(inventory, harvest_runtime="container", harvest_container_image=str(tmp_path / "image.tar"))
+    assert "image.tar is no archive of an image" in said
+    assert "UNREACHABLE" not in said
+    said = deploy(inventory, harvest_runtime="container", harvest_container_image=str(tmp_path / "nothing.tar"))
+    assert "nothing.tar is no archive of an image" in said
