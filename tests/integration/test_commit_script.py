@@ -175,6 +175,20 @@ def test_what_is_written_has_its_lifetime_and_its_bound(redis: Any, prepare: Cal
     assert lengths[TRADE_INTENTS] == (1_001 if mode == "live" else 1_000)
 
 
+def test_a_harvest_alone_is_bounded_as_a_suggestion_and_not_as_an_order(
+    redis: Any, prepare: Callable[..., Commit], mode: str
+) -> None:
+    commit = prepare(entries=(EVERYTHING[0], EVERYTHING[3]), HARVEST_SET_BE_AT_R="9", HARVEST_STREAM_MAXLEN="100")
+    output = TRADE_INTENTS if mode == "live" else SUGGESTIONS
+    pipeline = redis.pipeline()
+    for number in range(1_000):
+        pipeline.xadd(output, {"earlier": number})
+    pipeline.execute()
+    commit.try_it()
+    assert redis.llen(RATE) == 1
+    assert redis.xlen(output) == 1_001 if mode == "live" else 100 <= redis.xlen(output) <= 300
+
+
 def test_a_stop_move_alone_is_published_whatever_hinders_dead_letters(
     redis: Any, prepare: Callable[..., Commit], mode: str
 ) -> None:
@@ -323,22 +337,24 @@ def test_a_price_that_grew_old_on_the_way_to_the_commit_is_refused(redis: Any, p
     assert_refused(redis, commit, RefusedError, "stale")
 
 
-def ahead(commit: Commit, by_ms: int) -> Commit:
-    """`commit` with prices that are so much later."""
+def ahead(commit: Commit, *by_ms: int) -> Commit:
+    """`commit` with the prices of its two intents so much later."""
     later = tuple(
-        intent._replace(trigger=intent.trigger._replace(time_ms=intent.trigger.time_ms + by_ms))
-        for intent in commit.decision.intents
+        intent._replace(trigger=intent.trigger._replace(time_ms=intent.trigger.time_ms + by))
+        for intent, by in zip(commit.decision.intents, by_ms, strict=True)
     )
     return commit._replace(decision=replace(commit.decision, intents=later))
 
 
-def test_a_price_from_the_future_is_refused(redis: Any, prepare: Callable[..., Commit]) -> None:
-    far = 600_000
-    assert_refused(redis, ahead(prepare(), far), RefusedError, "stale")
+@pytest.mark.parametrize("by_ms", [(600_000, 600_000), (600_000, 0), (0, 600_000), (-600_000, 0), (0, -600_000)])
+def test_one_price_that_is_too_old_or_from_the_future_is_enough_to_refuse_all(
+    redis: Any, prepare: Callable[..., Commit], by_ms: tuple[int, int]
+) -> None:
+    assert_refused(redis, ahead(prepare(), *by_ms), RefusedError, "stale")
 
 
 def test_a_price_a_little_ahead_of_the_servers_clock_is_none_of_the_future(prepare: Callable[..., Commit]) -> None:
-    ahead(prepare(), 4_900).try_it()
+    ahead(prepare(), 4_900, 4_900).try_it()
 
 
 @pytest.mark.parametrize("known", [(0,), (1,), (0, 1)])
@@ -414,6 +430,7 @@ def test_a_user_that_lacks_the_right_to_a_command_changes_nothing(
 # What only fills, only a dead letter and only intents ask for; a whole commit asks for most of it more than once.
 PARTS = [
     (EVERYTHING[:2], ["SET"]),
+    ((fill("ETHUSDT", "BUY", "1", "2500"),), ["SET"]),  # has no name of its own: only its time is remembered
     (EVERYTHING[2:3], ["XADD"]),
     ((tick("OLDUSDT", "12"),), ["SET", "XADD", "LPUSH", "LTRIM", "ZADD", "ZREMRANGEBYRANK", "EXPIRE"]),
 ]
