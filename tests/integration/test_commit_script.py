@@ -199,6 +199,7 @@ def test_a_stop_move_alone_is_published_whatever_hinders_dead_letters(
     assert redis.xlen(STOP_INTENTS if mode == "live" else SUGGESTIONS) == 1
     assert not redis.exists(HISTORY, TRADE_INTENTS)
     assert redis.llen(RATE) == 1
+    assert 0 < redis.pttl(RATE) <= 60_000
 
 
 @pytest.mark.parametrize("sold", [True, False])
