@@ -398,6 +398,18 @@ def test_a_stream_that_has_used_up_its_ids_is_refused_by_name(
         redis.delete(key)
 
 
+def test_one_intent_is_refused_where_its_stream_has_used_up_its_ids(
+    redis: Any, prepare: Callable[..., Commit], mode: str
+) -> None:
+    harvest = prepare(entries=(EVERYTHING[0], EVERYTHING[3]), HARVEST_SET_BE_AT_R="9")
+    redis.xadd(outputs_of(mode)[1], {"last": "entry"}, id=LAST_BUT_ONE_ID)
+    assert_refused(redis, harvest, UnusableError, f"{outputs_of(mode)[1]} has used up its ids")
+    redis.flushall()
+    stop_move = prepare(**COMMITS["one intent"])
+    redis.xadd(outputs_of(mode)[-1], {"last": "entry"}, id=LAST_BUT_ONE_ID)
+    assert_refused(redis, stop_move, UnusableError, f"{outputs_of(mode)[-1]} has used up its ids")
+
+
 # `GET` and the like fail before anything is written; the writing ones are asked for beforehand.
 COMMANDS = sorted(set(re.findall(r"redis\.p?call\('([A-Z]+)'", COMMIT.source)))
 
@@ -458,7 +470,7 @@ def test_a_user_that_may_use_a_command_on_all_keys_but_one_changes_nothing(
     redis: Any, prepare: Callable[..., Commit], mode: str, command: str, key: str
 ) -> None:
     outputs = {"harvests": outputs_of(mode)[1], "stop moves": outputs_of(mode)[-1]}
-    others = {LEASE, RATE, STATE, EXECUTIONS, CLAIMS, FILLS, HISTORY, *outputs_of(mode)} - {outputs.get(key, key)}
+    others = {LEASE, KILL, RATE, STATE, EXECUTIONS, CLAIMS, FILLS, HISTORY, *outputs_of(mode)} - {outputs.get(key, key)}
     selector = f"(+{command.lower()} {' '.join(f'~{other}' for other in sorted(others))})"
     assert_a_user_changes_nothing(redis, prepare, "~*", "+@all", f"-{command.lower()}", selector)
 
