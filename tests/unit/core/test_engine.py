@@ -54,6 +54,17 @@ def test_a_position_that_opens_and_closes_in_one_batch_leaves_nothing(way: Way) 
     assert world.realized == way.sign * 3
 
 
+def test_the_quiet_range_is_that_of_all_open_positions_whatever_stands_before_them(way: Way) -> None:
+    world = World(policy())
+    world.open(way)
+    market, held = Market(D(100)), world.position()
+    doubted = Position(Key("", SYMBOL, PositionSide.LONG), suspect="why")
+    assert doubted.key < held.key
+    alone, beside = book_of(market, [held]), book_of(market, [doubted, held])
+    assert (alone.quiet_above, alone.quiet_below) != (-INFINITY, INFINITY)
+    assert (beside.quiet_above, beside.quiet_below) == (alone.quiet_above, alone.quiet_below)
+
+
 def test_positions_of_a_symbol_are_judged_in_the_order_of_their_keys_whatever_was_filled_last(way: Way) -> None:
     """The order of the fills is not stored, so after a restart the intents of one price would come in another one."""
     world = World(policy())

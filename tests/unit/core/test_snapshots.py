@@ -383,6 +383,17 @@ def test_the_price_memory_of_an_adopted_position_begins_with_the_snapshots_price
 # Fills that come after the snapshot that holds them.
 
 
+def test_a_fill_from_before_flat_was_adopted_is_noticed_after_a_new_position_was_opened(way: Way) -> None:
+    world = World(policy())
+    world.open(way)
+    adopt(world, 0, 0)
+    adopted_ms = world.position().adopted_ms
+    world.open(way)
+    assert not world.position().suspect
+    world.see(world.fill(way.opening, 1, 100)._replace(time_ms=adopted_ms))
+    assert "is from before the snapshot" in world.position().suspect
+
+
 @pytest.mark.parametrize("qty", [0, 2])
 def test_a_fill_from_before_the_adopted_snapshot_is_tracked_and_makes_it_suspect(
     world: World, way: Way, qty: int
