@@ -38,7 +38,50 @@ DROPPABLE = re.compile(r"\s*(if .* end|need\(.*\)|redis\.call\(.*\))$")
 LEFT_OUT = "(left out)"
 
 # Survivors that make no difference, by the line and the change, and why.
-EQUIVALENT: dict[tuple[str, str], str] = {}
+_CLOCK = "It takes a millisecond of the server's own clock to tell, which no test can hit."
+_MORE = "It asks for rights that this commit does not need, and that every user has who may publish."
+EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "local FUTURE_MS, MINUTE_MS, HISTORY = 5000, 60000, 100",
+        "local FUTURE_MS, MINUTE_MS, HISTORY = 5001, 60000, 100",
+    ): _CLOCK,
+    (
+        "local now = time[1] * 1000 + math.floor(time[2] / 1000)",
+        "local now = time[1] * 1000 + math.floor(time[2] / 1001)",
+    ): _CLOCK,
+    (
+        "for i = 1, #info, 2 do",
+        "for i = 1, #info, 3 do",
+    ): "What is looked for stands at the seventh place of the reply, which steps of three reach too.",
+    (
+        "if ARGV[5] ~= ARGV[4] then",
+        "if ARGV[6] ~= ARGV[4] then",
+    ): _MORE,
+    (
+        "need('XGROUP', 'SETID', KEYS[5], ARGV[6], '0', 'ENTRIESREAD', '0')",
+        "need('XGROUP', 'SETID', KEYS[5], ARGV[7], '0', 'ENTRIESREAD', '0')",
+    ): "Of what `need` asks the rights for, only command and key count.",
+    (
+        "if fills > 0 then need('SET', KEYS[first_fill], '', 'EX', '1') end",
+        "if fills > 0 then need('SET', KEYS[first_fill], '', 'EX', '9') end",
+    ): "Of what `need` asks the rights for, only command and key count.",
+    (
+        "if letters > 0 then need('XADD', KEYS[6], '*', '', '') end",
+        "if letters >= 0 then need('XADD', KEYS[6], '*', '', '') end",
+    ): _MORE,
+    (
+        "if now - ARGV[10] > tonumber(ARGV[9]) or ARGV[11] - now > FUTURE_MS then return {'stale'} end",
+        "if now - ARGV[10] >= tonumber(ARGV[9]) or ARGV[11] - now > FUTURE_MS then return {'stale'} end",
+    ): _CLOCK,
+    (
+        "if now - ARGV[10] > tonumber(ARGV[9]) or ARGV[11] - now > FUTURE_MS then return {'stale'} end",
+        "if now - ARGV[10] > tonumber(ARGV[9]) or ARGV[11] - now >= FUTURE_MS then return {'stale'} end",
+    ): _CLOCK,
+    (
+        "if oldest and now - oldest < MINUTE_MS then return {'rate'} end",
+        "if oldest and now - oldest <= MINUTE_MS then return {'rate'} end",
+    ): _CLOCK,
+}
 
 
 class Mutant(NamedTuple):
