@@ -15,6 +15,7 @@ from tests.support.waiting import wait_until
 FILES = Path(__file__).parents[2] / "roles/harvest_release/files"
 NAME = "quantum-harvest-brain.service"
 UNIT = (FILES / NAME).read_text()
+CONTAINER = (FILES / "quantum-harvest-brain-container.service").read_text()
 SOCKET = (FILES / "redis-socket.conf").read_text()
 STEPS = (FILES / "restart-steps.conf").read_text()
 PROGRAM = "/opt/quantum/harvest-brain/current/venv/bin/harvest-brain"
@@ -133,6 +134,12 @@ def latest(host: Host, unit: str) -> str:
 @pytest.mark.parametrize("extra", ["", SOCKET], ids=["loopback", "socket"])
 def test_systemd_has_nothing_to_say_against_it(systemd: Host, extra: str) -> None:
     assert systemd.faults(latest(systemd, UNIT + extra)) == (0, "")
+
+
+def test_nor_against_the_one_for_a_container(systemd: Host) -> None:
+    """With a container there is a program of the release's own, which this host does not have."""
+    unit = CONTAINER.replace("/opt/quantum/harvest-brain/current/harvest-brain ", f"{PROGRAM} ")
+    assert systemd.faults(latest(systemd, unit + "\n[Unit]\nX-ContainerEngine=podman\n")) == (0, "")
 
 
 def test_the_verification_would_see_a_misspelt_name(systemd: Host) -> None:

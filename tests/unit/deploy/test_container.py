@@ -191,3 +191,21 @@ def test_an_image_that_can_not_be_had_is_named(release: Release, archive: str | 
 def test_what_systemd_runs_afterwards_removes_the_container(release: Release) -> None:
     assert release.run("--clear").returncode == 0
     assert [call["words"] for call in release.asked] == [["rm", "--force", "quantum-harvest-brain"]]
+
+
+def test_both_units_say_the_same_of_everything_but_the_confinement() -> None:
+    def lines(name: str) -> set[str]:
+        text = (LAUNCHER.parent / name).read_text()
+        return {line for line in text.splitlines() if line and not line.startswith("#")}
+
+    plain, contained = lines("quantum-harvest-brain.service"), lines("quantum-harvest-brain-container.service")
+    assert {line.partition("=")[0] for line in contained - plain} == {
+        *("Description", "After", "ExecStart", "ExecStopPost", "Environment", "KillMode", "TasksMax"),
+    }
+    missing = {line.partition("=")[0] for line in plain - contained}
+    assert not missing & {
+        *("Type", "NotifyAccess", "User", "Group", "EnvironmentFile", "LoadCredential", "SetCredential", "UMask"),
+        *("RuntimeDirectory", "RuntimeDirectoryMode", "RuntimeDirectoryPreserve", "LogsDirectory", "LogsDirectoryMode"),
+        *("TimeoutStartSec", "TimeoutStopSec", "WatchdogSec", "Restart", "RestartSec", "StartLimitIntervalSec"),
+        *("IPAddressDeny", "IPAddressAllow", "MemoryMax", "WantedBy"),
+    }
