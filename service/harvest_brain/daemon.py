@@ -182,7 +182,10 @@ class Daemon:
         if written_mode not in ("", store.meta.mode):
             # The first commit in another mode than the state was written in. It stores the mode with what that changes.
             self._published = frozenset()
-            store.send_commit(change_mode(store.state, live=store.policy.live, catch_up=self._settings.live_catch_up))
+            live, catch_up = store.policy.live, self._settings.live_catch_up
+            if live and not catch_up:
+                store.note_going_live()
+            store.send_commit(change_mode(store.state, live=live, catch_up=catch_up))
             self._adopt_commit(store)
 
     def _lead(self, store: Store) -> None:

@@ -4,6 +4,7 @@ in shadow. Whatever it is, every status says so (incident 19)."""
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -270,3 +271,26 @@ def test_shadow_mode_needs_no_token_and_no_durability(
     daemon = start_daemon(**SHADOW, **server.settings(), HARVEST_LIVE_TOKEN_FILE=str(tmp_path / "none"))
     status = daemon.wait_for(role="leader")
     assert (status["mode"], status["asked"], status["because"], status["durability"]) == ("shadow", "shadow", "", [])
+
+
+@pytest.mark.parametrize("age_sec", [0, 40], ids=["fresh", "stale"])
+def test_going_live_skips_what_was_crossed_while_nobody_led(
+    redis: Any, start_daemon: StartDaemon, age_sec: int
+) -> None:
+    redis.set(KILL, "0")
+    daemon = start_daemon(**SHADOW)
+    a_minute_ago = str(int((time.time() - 60) * 1000))
+    feed(redis, *(opening(symbol, timestamp=a_minute_ago) for symbol in SYMBOLS))
+    feed(redis, *(tick(symbol, "100.2") for symbol in SYMBOLS))
+    daemon.stop()
+    when = str(int((time.time() - age_sec) * 1000))
+    for symbol in SYMBOLS:
+        redis.xadd(
+            "quantum:stream:execution.result",
+            {"symbol": symbol, "status": "PRICE_UPDATE", "price": "103", "timestamp": when},
+        )
+    daemon.start(**LIVE)
+    daemon.wait_for(role="leader")
+    wait_until(lambda: stored(redis)["mode"] == "live")
+    feed(redis, *(tick(symbol, "103") for symbol in SYMBOLS))
+    assert intents(redis, TRADE_INTENTS) == []

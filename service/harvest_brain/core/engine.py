@@ -44,6 +44,7 @@ from harvest_brain.core.events import (
     Release,
     Snapshot,
     happened_ms,
+    parse_id,
 )
 from harvest_brain.core.intents import Action, Intent, belongs_to, own_name
 from harvest_brain.core.market import Market
@@ -90,7 +91,7 @@ class Gate:
 
     `now_ms` is the Redis server's clock; `tokens` how many intents the rate still allows; `known_fills` what is stored
     under each of the `remembered_names` of this batch; `published` the claims that exist;
-    `terms` the terms of symbols that have overrides.
+    `terms` the terms of symbols that have overrides; `live_after` the last entry that was there when live mode began.
     """
 
     now_ms: int
@@ -99,6 +100,7 @@ class Gate:
     known_fills: Mapping[str, str] = field(default_factory=dict)
     published: frozenset[str] = frozenset()
     terms: Mapping[str, Terms] = field(default_factory=dict)
+    live_after: tuple[int, int] = (0, 0)
 
     def running(self, *, live: bool) -> bool:
         """Whether the kill-switch lets anything out. Absent: yes in shadow, no in live, where an emptied Redis must
@@ -140,12 +142,21 @@ def fill_identity(fill: Fill) -> Identity:
     content = f"{fill.side} {plain(fill.qty)} @ {plain(fill.price)}"
     if fill.fill_id:
         return Identity(f"{fill.key}:fill:{fill.fill_id}", content)
+    name, told = next(iter(order_marks(fill).items()), ("", content))
+    return Identity(name, told, fill.cumulative if name else None)
+
+
+def order_marks(fill: Fill) -> dict[str, str]:
+    """What a fill says of its order as a whole, by the name under which that is remembered, whatever the fill's own
+    identity is: so an entry of the same order that says less is recognised."""
+    marks: dict[str, str] = {}
     order = fill.order.order_id or fill.order.client_order_id
     if order and fill.cumulative is not None:
-        return Identity(f"{fill.key}:cumulative:{order}", plain(fill.cumulative), fill.cumulative)
+        marks[f"{fill.key}:cumulative:{order}"] = plain(fill.cumulative)
     if order and fill.complete:
-        return Identity(f"{fill.key}:filled:{order}", content)
-    return Identity("", content)
+        total = fill.qty if fill.cumulative is None else fill.cumulative
+        marks[f"{fill.key}:filled:{order}"] = f"{fill.side} {plain(total)} @ {plain(fill.price)}"
+    return marks
 
 
 def last_fill_name(key: Key) -> str:
@@ -159,6 +170,7 @@ def remembered_names(state: State, events: Iterable[Event]) -> list[str]:
     for event in events:
         if type(event) is Fill:
             names[fill_identity(event).name] = None
+            names.update(dict.fromkeys(order_marks(event)))
         elif type(event) is Snapshot:
             names[last_fill_name(event.key)] = None
         elif type(event) is PnlSnapshot and event.symbol in state.books:
@@ -219,8 +231,13 @@ class _Batch:
     # Fills and orders: always tracked.
 
     def fill(self, fill: Fill) -> None:
-        identity = fill_identity(fill)
-        stored = self.applied.get(identity.name) or self.gate.known_fills.get(identity.name)
+        identity, marks = fill_identity(fill), order_marks(fill)
+        stored = self._remembered(identity.name)
+        if stored is None and not fill.fill_id:
+            # Told by a fill id, or without what was filled so far: an order is FILLED once all the same.
+            for name, content in marks.items():
+                if (told := self._remembered(name)) is not None:
+                    identity, stored = Identity(name, content), told
         if identity.cumulative is not None:
             fill = fill._replace(qty=identity.cumulative - Decimal(stored or 0))
         elif stored is not None and stored != identity.content:
@@ -230,10 +247,13 @@ class _Batch:
             self.counts["fill:repeated"] += 1
             return
         if identity.name:
-            self.applied[identity.name] = identity.content
+            self.applied |= {**marks, identity.name: identity.content}
         self._apply(
             fill, f"{identity.name}={identity.content}" if identity.name else f"{fill.order.order_id}:{fill.entry_id}"
         )
+
+    def _remembered(self, name: str) -> str | None:
+        return self.applied.get(name) or self.gate.known_fills.get(name)
 
     def _clash(self, fill: Fill, identity: Identity, stored: str) -> None:
         self.counts["fill:clash"] += 1
@@ -242,7 +262,8 @@ class _Batch:
 
     def _apply(self, fill: Fill, identity: str) -> None:
         self.counts["fill:applied"] += 1
-        time_ms = happened_ms(fill.time_ms, int(fill.entry_id.partition("-")[0]))
+        time_ms = happened_ms(fill.time_ms, parse_id(fill.entry_id)[0])
+        fill = fill._replace(time_ms=time_ms)
         self.applied[last_fill_name(fill.key)] = str(time_ms)
         book, position = self._held(fill.key)
         folded = fold(position, fill, identity, self._terms(fill.key), spot=self.policy.spot)
@@ -270,13 +291,18 @@ class _Batch:
         self._put(book._replace(market=book.market or Market(fill.price)), after)
 
     def order_update(self, update: OrderUpdate) -> None:
+        time_ms = happened_ms(update.time_ms, parse_id(update.entry_id)[0])
         book = self.book(update.symbol)
         for position in book.positions:
             if position.epoch is None:
                 continue
-            settled = settle_update(position.epoch, update.order, update.time_ms, ended=update.ended)
+            order = update.order
+            if update.account not in ("", position.key.account):
+                # Our own names are nobody else's; the exchange's number may be.
+                order = order._replace(order_id="")
+            settled = settle_update(position.epoch, order, time_ms, ended=update.ended)
             if settled is not position.epoch:
-                self._put(book, self._timed_out(replace(position, epoch=settled), update.time_ms))
+                self._put(book, self._timed_out(replace(position, epoch=settled), time_ms))
                 self.counts["order:ended" if update.ended else "order:acknowledged"] += 1
                 return
         self.counts[f"status:{update.status}"] += 1
@@ -425,10 +451,15 @@ class _Batch:
 
     def _judge(self, position: Position, market: Market, event: Price, refusal: str) -> Position:
         """The position after `event`: what it has reached is noted, what is due and permitted is published."""
-        if position.why_not_harvested:
+        # A price from before the entry says nothing of what the position has earned.
+        if position.why_not_harvested or event.time_ms < position.open_epoch.opened_ms:
             self._no_longer_waits(position.key)
             return position
         position = noted(position, event.price)
+        if parse_id(event.entry_id) <= self.gate.live_after:
+            # It was on the stream before live mode began, and so was crossed by then.
+            self._no_longer_waits(position.key)
+            return skip_crossed(position)
         if not refusal and self.policy.live and not self.policy.live_allow_fallback:
             refusal = "fallback risk" if position.open_epoch.risk_source == "fallback" else ""
         harvest = due_harvest(position, event, self.policy.fresh_ms, self.gate.published)
@@ -449,6 +480,7 @@ class _Batch:
         intent = due.intent
         if refusal:
             self.counts[f"refused:{refusal}"] += 1
+            self._no_longer_waits(position.key)
             return position
         if intent.qty == 0:
             self.counts["rung:carried"] += 1

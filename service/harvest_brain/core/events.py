@@ -92,7 +92,8 @@ class Price(NamedTuple):
 
 @final
 class OrderUpdate(NamedTuple):
-    """News of an order that is no fill: acknowledged, or ended (rejected, expired, cancelled)."""
+    """News of an order that is no fill: acknowledged, or ended (rejected, expired, cancelled). `account` is empty where
+    the producer names none."""
 
     entry_id: str
     time_ms: int
@@ -100,6 +101,7 @@ class OrderUpdate(NamedTuple):
     status: str
     ended: bool
     order: OrderRef
+    account: str = ""
 
 
 @final
@@ -179,6 +181,12 @@ Event = Execution | Snapshot | PnlSnapshot | Release | Clear | Gap
 
 # An entry id's time is only believed when it looks like one: 2001-09-09 or later, in milliseconds.
 PLAUSIBLE_ARRIVAL_MS = 10**12
+
+
+def parse_id(entry_id: str) -> tuple[int, int]:
+    """An entry id as numbers, which order as the stream does."""
+    time_ms, _, sequence = entry_id.partition("-")
+    return int(time_ms), int(sequence)
 
 
 def happened_ms(time_ms: int, arrived_ms: int) -> int:

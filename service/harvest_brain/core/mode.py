@@ -44,7 +44,10 @@ def _spent(position: Position) -> Position:
 
 
 def _caught_up(position: Position) -> Position:
-    return _remarked(position, {rung: rung for rung in (RungState.ARMED, RungState.SKIPPED)}, RungState.OWED)
+    owed = _remarked(position, {rung: rung for rung in (RungState.ARMED, RungState.SKIPPED)}, RungState.OWED)
+    epoch = owed.open_epoch
+    # The stop was only suggested as well: the next fresh price sends it.
+    return replace(owed, epoch=replace(epoch, resize_due=epoch.resize_due or epoch.stop_seq > 0))
 
 
 def _remarked(position: Position, marks: Mapping[RungState, RungState], others: RungState) -> Position:

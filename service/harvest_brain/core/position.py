@@ -184,7 +184,7 @@ def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: b
         return Folded(_grown(position, fill, identity, delta, fees, terms), ZERO)
     if abs(delta) < abs(held):
         return _reduced(position, fill, delta, fees)
-    after = Position(position.key, suspect=position.suspect)
+    after = Position(position.key, suspect=position.suspect, adopted_ms=position.adopted_ms)
     if abs(delta) > abs(held):
         rest = delta + held
         after = _grown(after, fill, identity, rest, fees * rest / delta, terms)

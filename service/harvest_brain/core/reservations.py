@@ -4,7 +4,8 @@
         silence makes it unknown: still reserved and never retried, until it is heard of or the operator gives it up
 
 Fills are matched by correlation id or client order id, then by order id; failing that a reducing fill consumes the
-oldest reservation. Only an explicit end releases a quantity: an ambiguous failure is not a failure.
+oldest reservation that it may belong to. Only an explicit end releases a quantity: an ambiguous failure is not a
+failure.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ def settle_fill(epoch: Epoch, fill: Fill, left: Decimal) -> tuple[Epoch, bool]:
     """The epoch after a reducing fill, which has `left` so much of the position (base asset), has used up its
     reservation; and whether the fill was a harvest's.
 
-    By correlation or client order id, then by order id; failing that the oldest reservation is consumed: when in doubt
-    less is free, and the next harvest is the smaller. A complete order has nothing outstanding any more, and more than
-    what is left can't be outstanding: a reduce-only order has nothing else to reduce.
+    By correlation or client order id, then by order id; failing that the oldest reservation is consumed, but none that
+    is known to be another order, which is still on its way. A complete order has nothing outstanding any more, and more
+    than what is left can't be outstanding: a reduce-only order has nothing else to reduce.
     """
     named = _meant(epoch.reservations, fill.order)
     if named is None and own_name(fill.order):
         # Given up too early, so its share was carried; it is not owed any more.
         return replace(epoch, issued=epoch.issued + fill.qty, reservations=capped(epoch.reservations, left)), True
-    reservation = named or next(iter(epoch.reservations), None)
+    order_id = fill.order.order_id
+    reservation = named or next((r for r in epoch.reservations if not (order_id and r.order_id)), None)
     if reservation is None:
-        return epoch, False
+        return replace(epoch, reservations=capped(epoch.reservations, left)), False
     remaining = reservation.remaining - fill.qty
     if remaining <= 0 or (named is not None and fill.complete):
         kept = tuple(r for r in epoch.reservations if r is not reservation)

@@ -14,10 +14,10 @@ from typing import Any
 
 import redis
 
+from harvest_brain.core.events import parse_id
 from harvest_brain.core.position import ReservationState
 from harvest_brain.ops.status import Overview
 from harvest_brain.redis.encode import META_FIELD, parse_meta
-from harvest_brain.redis.figures import parse_id
 from harvest_brain.redis.names import Names
 
 AUDIT_LENGTH = CONTROL_LENGTH = 1_000

@@ -200,8 +200,15 @@ def decode(entry_id: str, message: Message) -> Execution:
     if complete or status in PARTIAL_FILLS:
         return _fill(entry_id, message, complete)
     if status in ENDED or status in NOTED:
-        symbol = _name(message, "symbol")
-        return OrderUpdate(entry_id, _time(entry_id, message), symbol, status, status in ENDED, _order(message))
+        return OrderUpdate(
+            entry_id,
+            _time(entry_id, message),
+            _name(message, "symbol"),
+            status,
+            status in ENDED,
+            _order(message),
+            _account(message),
+        )
     return Passed(entry_id, status if _STATUS.fullmatch(status) else "UNREADABLE")
 
 
@@ -272,6 +279,9 @@ def _fill(entry_id: str, message: Message, complete: bool) -> Fill:
         qty = _derived(_positive(message, "position_size_usd"), price)
     else:
         raise _UnusableError("a fill without a quantity")
+    order = _order(message)
+    # What an order has filled so far is no quantity of one fill, whatever that is called: it counts by its growth.
+    grows = "quantity" not in message and cumulative is not None and (order.order_id or order.client_order_id)
     fee, fee_asset = _fee(message)
     return Fill(
         entry_id,
@@ -281,8 +291,8 @@ def _fill(entry_id: str, message: Message, complete: bool) -> Fill:
         qty,
         price,
         complete,
-        _order(message),
-        _identifier(message, "fill id"),
+        order,
+        "" if grows else _identifier(message, "fill id"),
         _not_negative(message, "stop") or None,
         fee,
         fee_asset,
@@ -343,10 +353,13 @@ def _not_negative(message: Message, what: str) -> Decimal:
 
 
 def _key(message: Message) -> Key:
-    account = _name(message, "account") if "account" in message else ""
-    symbol = _name(message, "symbol")
+    account, symbol = _account(message), _name(message, "symbol")
     side = _one_of(_POSITION_SIDES, message, "position side") if "position side" in message else PositionSide.NET
     return Key(account, symbol, side)
+
+
+def _account(message: Message) -> str:
+    return _name(message, "account") if "account" in message else ""
 
 
 def _side(message: Message) -> Side:

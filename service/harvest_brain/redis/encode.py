@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from functools import cache, lru_cache
 from types import UnionType
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
@@ -19,7 +19,7 @@ from harvest_brain.core.engine import Waiting
 from harvest_brain.core.events import Key, Malformed, PositionSide
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
-from harvest_brain.core.numbers import plain
+from harvest_brain.core.numbers import ARITHMETIC, plain
 from harvest_brain.core.policy import Terms
 from harvest_brain.core.position import Epoch, Position
 
@@ -58,9 +58,11 @@ def intent_entry(intent: Intent, *, live: bool) -> list[str]:
     """The stream entry of an intent: field, value, field, value."""
     harvest = intent.action is Action.HARVEST
     kind = "harvest.suggestion" if not live else "trade.intent" if harvest else "stop.intent"
+    with localcontext(ARITHMETIC):  # as where it was decided: the same intent is the same bytes, whoever calls
+        payload = intent_payload(intent, live=live)
     return [
         *("event_type", kind),
-        *("payload", intent_payload(intent, live=live)),
+        *("payload", payload),
         *("source", SOURCE),
         *("timestamp", iso(intent.trigger.time_ms)),
         *("correlation_id", intent.intent_id),
@@ -141,8 +143,8 @@ def letter_entry(letter: Malformed, stream: str) -> list[str | bytes]:
 
 class Meta(NamedTuple):
     """The `_meta` field: what the state was written under, how far each stream was read, how many entries of the
-    execution stream lie behind its cursor, who waits for the rate, and, where the mode is shadow although live was
-    asked for, `because` of what.
+    execution stream lie behind its cursor, who waits for the rate, where the mode is shadow although live was asked
+    for, `because` of what, and in live mode the last entry of that stream from before it was live.
 
     `commits` counts what was committed. It makes each meta unlike the one before, so that a commit that was held up on
     a dead connection can't be carried out after another one that started from the same cursor.
@@ -155,6 +157,7 @@ class Meta(NamedTuple):
     commits: int = 0
     waiting: tuple[Waiting, ...] = ()
     because: str = ""
+    live_after: str = "0-0"
 
 
 def meta_text(meta: Meta) -> str:
@@ -169,6 +172,7 @@ def meta_text(meta: Meta) -> str:
             "read": meta.entries_read,
             "commits": meta.commits,
             "waiting": [[*w.key, w.since_ms] for w in meta.waiting],
+            "live_after": meta.live_after,
         }
     )
 
@@ -183,7 +187,16 @@ def parse_meta(text: str) -> Meta:
         Waiting(Key(account, symbol, PositionSide(side)), since_ms)
         for account, symbol, side, since_ms in raw["waiting"]
     )
-    return Meta(raw["mode"], raw["config"], raw["cursors"], raw["read"], raw["commits"], waiting, raw["because"])
+    return Meta(
+        raw["mode"],
+        raw["config"],
+        raw["cursors"],
+        raw["read"],
+        raw["commits"],
+        waiting,
+        raw["because"],
+        raw.get("live_after", "0-0"),  # states from before it was kept lack it
+    )
 
 
 def market_text(market: Market) -> str:

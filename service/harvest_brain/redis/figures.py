@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from harvest_brain.core.events import parse_id
+
 
 class Figures(NamedTuple):
     """`added`: entries ever added; `length`: entries there are; ids of the `first` one, of the `last` one ever added,
@@ -39,9 +41,3 @@ class Figures(NamedTuple):
             return 0
         trimmed_after_reading = sum(not self.length or parse_id(entry_id.decode()) < first for entry_id in batch)
         return max(self.added - self.length - entries_read - trimmed_after_reading, 0)
-
-
-def parse_id(entry_id: str) -> tuple[int, int]:
-    """An entry id as numbers, which order as the stream does."""
-    time_ms, _, sequence = entry_id.partition("-")
-    return int(time_ms), int(sequence)

@@ -21,7 +21,7 @@ from redis.exceptions import ResponseError
 
 from harvest_brain.core.books import Book, book_of
 from harvest_brain.core.engine import Decision, Gate, State, remembered_names
-from harvest_brain.core.events import Event, Fill, Gap, Malformed, Price, Snapshot
+from harvest_brain.core.events import Event, Fill, Gap, Malformed, Price, Snapshot, parse_id
 from harvest_brain.core.intents import Action
 from harvest_brain.core.market import Market
 from harvest_brain.core.policy import Policy, Terms, override_terms
@@ -40,12 +40,13 @@ from harvest_brain.redis.encode import (
     parse_position,
     position_text,
 )
-from harvest_brain.redis.figures import Figures, parse_id
+from harvest_brain.redis.figures import Figures
 from harvest_brain.redis.names import Bounds, Names
 from harvest_brain.redis.transport import Argument, Command, Transport
 
 OLDEST_REDIS, OLDEST_REDIS_WITH_WAITAOF = (7, 0), (7, 2)
 MINUTE_MS = 60_000
+NEVER_ENDS = -1  # what PTTL says of a key without an end
 _FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
 
 
@@ -177,7 +178,9 @@ class Store:
             return 0
         if self.leader() == self._token:
             return 0
-        return max(int(self._call("PTTL", self._names.lease)), 1)
+        left = int(self._call("PTTL", self._names.lease))
+        # A lease that never ends was not written by a daemon; a person may take it away at any time.
+        return max(left, 1) if left != NEVER_ENDS else self._bounds.lease_ms
 
     def leader(self) -> str:
         """The token that holds the lease, or nothing."""
@@ -257,6 +260,10 @@ class Store:
         if self._names.market:
             self._market_place = {self._names.market: self._newest(self._names.market)}
         return written_mode
+
+    def note_going_live(self) -> None:
+        """Remember which entries are there now: what their prices cross was crossed before live mode."""
+        self.meta = self.meta._replace(live_after=self._figures().last)
 
     def _place(self, start: str) -> tuple[str, int]:
         """The cursor, and how many entries the stream had up to there (what ENTRIESREAD counts)."""
@@ -404,6 +411,7 @@ class Store:
             known_fills={name: content.decode() for name, content in known if content is not None},
             published=published,
             terms=self._terms(self._symbols, overrides),
+            live_after=parse_id(self.meta.live_after),
         )
         added, length, first, last, deleted, after = stream
         figures = Figures(added, length, first.decode(), last.decode(), deleted.decode(), after)

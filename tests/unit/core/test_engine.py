@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from tests.support.world import LONG, START_MS, SYMBOL, Way, World, harvests, policy, stops, terms
+from tests.support.world import LONG, SHORT, START_MS, SYMBOL, Way, World, harvests, policy, stops, terms
 
 from harvest_brain.core.books import Book, book_of
 from harvest_brain.core.engine import (
@@ -1353,3 +1353,33 @@ def test_going_live_skips_fired_rungs_and_owes_nothing(way: Way) -> None:
 
 def test_a_state_is_made_of_books_and_those_who_wait() -> None:
     assert (State().books, State().waiting) == ({}, ())
+
+
+@pytest.mark.parametrize(
+    "known", [{"fill_id": "F1"}, {"cumulative": 1}], ids=["by a fill id", "by what is filled so far"]
+)
+def test_a_second_filled_of_an_order_is_a_repeat_though_it_says_less(known: dict[str, str | int]) -> None:
+    world = World(policy())
+    world.see(world.fill(Side.BUY, 1, 100, order="A1", **known))  # type: ignore[arg-type]
+    world.see(world.fill(Side.BUY, 1, 100, order="A1"))
+    assert world.position().qty == 1 or world.position().suspect
+
+
+@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
+def test_a_price_from_before_the_entry_fires_nothing(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    assert harvests(world.price(way.at(3), after_ms=100, age_ms=400)) == []
+    assert harvests(world.price(way.at(1), after_ms=400)) != []
+
+
+def test_a_position_that_became_suspect_does_not_hold_up_those_behind_it() -> None:
+    world = World(policy(live=True), tokens=0)
+    for symbol in ("AAAUSDT", "BBBUSDT"):
+        world.see(world.fill(Side.BUY, 1, 100, stop=98, symbol=symbol))
+    for symbol in ("AAAUSDT", "BBBUSDT"):
+        world.price(101, symbol=symbol)
+    world.see(world.snapshot(5, symbol="AAAUSDT", after_ms=6_000))
+    world.tokens = 1
+    assert world.price(101, symbol="AAAUSDT") == ()
+    assert harvests(world.price(101, symbol="BBBUSDT")) != []

@@ -144,6 +144,8 @@ def test_i3_with_all_gates_open_no_rung_that_a_fresh_price_has_reached_stays_arm
             if position.epoch is None or position.why_not_harvested:
                 continue
             epoch = position.open_epoch
+            if price.time_ms < epoch.opened_ms:
+                continue  # it is from before the entry
             for rung, state in zip(epoch.terms.ladder, epoch.rungs, strict=True):
                 if position.has_reached(price.price, epoch.terms.trigger(rung)):
                     assert state is not RungState.ARMED

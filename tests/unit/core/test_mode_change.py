@@ -6,7 +6,7 @@ from dataclasses import replace
 from decimal import Decimal
 
 import pytest
-from tests.support.world import SYMBOL, Way, World, harvests, policy
+from tests.support.world import LONG, SHORT, SYMBOL, Way, World, harvests, policy, stops
 
 from harvest_brain.core.engine import Decision
 from harvest_brain.core.events import Clear
@@ -191,3 +191,13 @@ def test_a_change_of_mode_keeps_the_price_and_who_waits(way: Way) -> None:
     change(world, decision, live=True)
     assert world.state.waiting == waiting
     assert next(iter(world.state.books.values())).market == market
+
+
+@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
+def test_the_stop_that_was_only_suggested_is_sent_when_live_catches_up(way: Way) -> None:
+    world = World(policy(be_at_r="0.5"))
+    world.open(way)
+    assert stops(world.price(way.at(1))) != []
+    world.policy = replace(world.policy, live=True)
+    world.state.adopt(change_mode(world.state, live=True, catch_up=True))
+    assert stops(world.price(way.at("1.1"))) != []

@@ -5,13 +5,14 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from tests.support.world import SYMBOL, Way, World, harvests, policy
+from tests.support.world import LONG, SHORT, SYMBOL, Way, World, harvests, policy
 
 from harvest_brain.core.books import book_of
 from harvest_brain.core.engine import decide
-from harvest_brain.core.events import Release
+from harvest_brain.core.events import Release, Side
 from harvest_brain.core.position import Reservation, ReservationState
 from harvest_brain.core.reservations import time_out
+from harvest_brain.redis.decode import decode
 
 MINUTE_MS = 60_000
 
@@ -262,3 +263,44 @@ def test_flat_positions_that_are_only_remembered_are_passed_by(way: Way) -> None
     release(world, "hb-0000000000000000-r1")
     world.see(world.order("NEW", client="hb-0000000000000000-r1"))
     assert world.counts["operator:refused"] == 1
+
+
+@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
+def test_a_manual_close_beside_a_harvest_on_its_way_frees_nothing(way: Way) -> None:
+    world = World(policy(live=True, ladder="0.5:0.5,1.0:0.5"))
+    world.open(way)
+    [first] = world.price(way.at(1))
+    world.see(world.order("NEW", order="77", client=first.intent_id))
+    world.see(world.fill(way.closing, "0.5", way.at(1), order="88", client="manual-1"))
+    second = harvests(world.price(way.at(2)))
+    assert first.qty + sum(second, Decimal(0)) <= abs(world.position().qty)
+
+
+def test_the_end_of_another_accounts_order_releases_nothing() -> None:
+    world = World(policy(live=True, ladder="0.5:0.5,1.0:0.5"))
+    for account in ("one", "two"):
+        world.see(world.fill(Side.BUY, 1, 100, stop=98, account=account, order=account))
+    first, _ = world.price(101)
+
+    def news(status: bytes, account: bytes, client: str = "") -> None:
+        world.now_ms += 1_000
+        fields = {b"symbol": SYMBOL.encode(), b"status": status, b"account": account, b"order_id": b"77"}
+        fields |= {b"client_order_id": client.encode()} if client else {}
+        world.see(decode(f"{world.now_ms}-0", [part for pair in fields.items() for part in pair]))
+
+    news(b"NEW", b"one", first.intent_id)
+    news(b"CANCELED", b"two")
+    held = {p.key.account: p.open_epoch.outstanding for p in world.state.positions()}
+    assert held == {"one": Decimal("0.5"), "two": Decimal("0.5")}
+
+
+def test_an_acknowledgement_by_a_clock_that_is_ahead_does_not_put_off_the_unknown() -> None:
+    world = World(policy(live=True))
+    world.open(LONG)
+    [intent] = world.price(101)
+    ahead = str(world.now_ms + 9 * 3_600_000).encode()
+    fields = [b"symbol", b"ETHUSDT", b"status", b"NEW", b"correlation_id", intent.intent_id.encode(), b"ts", ahead]
+    world.see(decode(f"{world.now_ms + 1_000}-0", fields))
+    world.price(100, after_ms=120_000)
+    [reservation] = world.epoch().reservations
+    assert reservation.state is ReservationState.UNKNOWN

@@ -595,3 +595,16 @@ def test_clearing_what_is_not_suspect_changes_nothing(world: World, symbol: str)
     clear(world, symbol)
     assert world.state.books == {SYMBOL: before}
     assert world.counts["operator:refused"] == 1
+
+
+@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
+@pytest.mark.parametrize("closed", ["2", "3"], ids=["closed", "flipped"])
+def test_a_fill_from_before_the_adoption_is_noticed_after_the_close_too(way: Way, closed: str) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    late = world.fill(way.opening, Decimal("0.5"), 100, stop=way.at(-2), order="late")
+    for _ in range(2):
+        world.see(world.snapshot(way.sign * 2))
+    world.see(world.fill(way.closing, closed, 101, order="close"))
+    world.see(late)
+    assert "is from before the snapshot" in world.position().suspect

@@ -8,6 +8,7 @@ import tracemalloc
 from decimal import Decimal
 
 import pytest
+from tests.support.world import SYMBOL, World, policy
 
 from harvest_brain.core.events import (
     Execution,
@@ -529,3 +530,12 @@ def test_a_market_tick_that_cannot_be_used_says_why(fields: dict[str, str], expe
     tick = market(fields)
     assert isinstance(tick, Malformed)
     assert tick.reason.startswith(expected)
+
+
+def test_a_cumulative_quantity_beside_a_fill_id_counts_by_its_growth() -> None:
+    world = World(policy())
+    for number, total in enumerate((b"0.5", b"1.0")):
+        fields = {b"symbol": SYMBOL.encode(), b"side": b"BUY", b"price": b"100", b"status": b"PARTIAL"}
+        fields |= {b"order_id": b"A1", b"trade_id": b"T%d" % number, b"cum_qty": total}
+        world.see(decode(f"180000000{number}000-0", [part for pair in fields.items() for part in pair]))
+    assert world.position().qty == Decimal(1)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.world import LONG, SHORT, Way, World, policy
 
 from harvest_brain.core.engine import Gate, State, Waiting, decide
 from harvest_brain.core.events import Key, Malformed, OrderRef, PositionSide
 from harvest_brain.core.intents import Action, Intent, harvest_claim, stop_claim
 from harvest_brain.core.market import Market
+from harvest_brain.core.numbers import ARITHMETIC
 from harvest_brain.core.policy import Dust, Policy, Rung, RungState, Terms, parse_ladder
 from harvest_brain.core.position import Epoch, Holding, Position, Reservation, ReservationState, epoch_id_of
 from harvest_brain.redis.decode import decode
@@ -498,3 +500,24 @@ def test_a_state_of_another_schema_is_refused() -> None:
     text = meta_text(Meta("shadow", "", {}, 0)).replace(f'"schema":{SCHEMA}', '"schema":999')
     with pytest.raises(ValueError, match=f"the stored state has schema 999, this release reads {SCHEMA}"):
         parse_meta(text)
+
+
+@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
+@pytest.mark.parametrize("precision", [9, 28])
+def test_the_callers_decimal_context_changes_no_byte(way: Way, precision: int) -> None:
+    world = World(policy(live=True))
+    world.open(way, order="a")
+    world.see(world.fill(way.opening, 2, way.at(1), order="b"))
+    [intent] = world.price(way.at(3))
+    with localcontext(ARITHMETIC):
+        exact = intent_entry(intent, live=True)
+    with localcontext() as context:
+        context.prec = precision
+        assert intent_entry(intent, live=True) == exact
+
+
+def test_a_huge_r_can_be_written() -> None:
+    world = World(policy(live=True, price_tick="0.000000000001"))
+    world.see(world.fill(LONG.opening, 1, "0.000000001", stop="0.0000000005"))
+    [harvest, *_] = world.price("900000000000000")
+    assert intent_entry(harvest, live=True)

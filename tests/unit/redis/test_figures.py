@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harvest_brain.redis.figures import Figures, parse_id
+from harvest_brain.core.events import parse_id
+from harvest_brain.redis.figures import Figures
 
 
 def entry_id(number: int) -> str:
