@@ -172,6 +172,25 @@ def test_a_unit_that_has_failed_for_good_is_not_waited_for(host: FakeHost) -> No
     assert host.clock.elapsed - began < 1
 
 
+def test_the_end_of_the_process_before_is_not_held_against_the_release(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the stop and the start of a restart the unit is `failed` when the old process ended badly."""
+    release = host.release()
+    real, left = host.ctl.Systemd.unit, [1, 1, 1]
+
+    def unit(systemd: Any) -> Any:
+        found = real(systemd)
+        if host.systemd.starts and left:
+            left.pop()
+            return host.ctl.Unit({**found.properties, "ActiveState": "failed", "SubState": "failed", "Job": "77"})
+        return found
+
+    monkeypatch.setattr(host.ctl.Systemd, "unit", unit)
+    code, answer = host.run("activate", release)
+    assert (code, host.current, left) == (0, release, []), answer
+
+
 def test_a_failed_release_is_refused_until_it_is_asked_for_on_purpose(host: FakeHost) -> None:
     release = host.release()
     host.systemd.redis_down = True
