@@ -44,7 +44,8 @@ class Feed(NamedTuple):
 class Switch(NamedTuple):
     """Set the kill-switch. Thrown while a commit that publishes is on its way, or, `abrupt`, at any moment: the commit
     is refused, so what was decided by then and what was not is known from the stored cursor. Not so what is too small
-    and carried: that is decided without a commit that the switch could refuse. Lifted when nothing is on its way."""
+    and carried, or waits for the rate: that is decided without a commit that the switch could refuse. Lifted when
+    nothing is on its way."""
 
     value: str
     abrupt: bool
@@ -166,7 +167,6 @@ class _Author:
     def __post_init__(self) -> None:
         rng = self.rng
         has_minima = rng.random() < 0.25
-        self.abrupt = not has_minima
         self.environ = _environ(rng, has_minima=has_minima)
         self.symbols = [f"S{number}USDT" for number in range(self.size.symbols)]
         self.keys = [key for symbol in self.symbols for key in self._keys(symbol)]
@@ -184,6 +184,7 @@ class _Author:
         self.switched_off = False
         self.mode = self.environ[MODE]
         self.is_limited = self.environ[RATE] != NO_RATE
+        self.abrupt = not has_minima and not self.is_limited
         self.ages = rng.random() < 0.15
         self.freshness = LONG_FRESH_SEC
         self.changes = rng.choice([0, 0, 0, 1, 2, 3])
