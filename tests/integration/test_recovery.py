@@ -220,6 +220,17 @@ def test_an_idle_leader_keeps_its_lease(redis: Any, start_daemon: StartDaemon) -
     assert standby.status()["role"] == "standby"
 
 
+def test_a_lease_that_never_ends_is_waited_for_without_haste(redis: Any, start_daemon: StartDaemon) -> None:
+    daemon = start_daemon()
+    redis.set(LEASE, "somebody:1:else")
+    daemon.wait_for(role="standby", leader="somebody:1:else")
+    before = redis.info("stats")["total_commands_processed"]
+    time.sleep(1)
+    assert redis.info("stats")["total_commands_processed"] - before < 100
+    redis.delete(LEASE)
+    daemon.wait_for(role="leader")
+
+
 def test_a_stolen_lease_makes_the_leader_stand_by(redis: Any, start_daemon: StartDaemon) -> None:
     daemon = start_daemon()
     redis.set(LEASE, "somebody:1:else", px=60_000)
