@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import redis
 
+from harvest_brain.core.events import parse_id
 from harvest_brain.ops.status import Overview, overview
 from harvest_brain.permit import Permit
 from harvest_brain.redis.figures import Figures
@@ -29,19 +30,19 @@ class Finding(NamedTuple):
 
 def examine(client: redis.Redis, names: Names, configured_mode: str, start: str) -> list[Finding]:
     """Every finding, in the order in which to read them. Raises what `overview` raises."""
-    seen = overview(client, names, configured_mode)
     call: Any = client
-    figures, group = None, None
+    # The group moves with every commit, so it is looked at on both sides of the look at the cursor.
+    earlier = _group_of(call, names)
+    seen = overview(client, names, configured_mode)
+    figures, group = None, _group_of(call, names)
     if call.exists(names.executions):
         raw = call.xinfo_stream(names.executions)
         ids = (raw[name].decode() for name in ("recorded-first-entry-id", "last-generated-id", "max-deleted-entry-id"))
         figures = Figures(raw["entries-added"], raw["length"], *ids)
-        groups = {found["name"].decode(): found for found in call.xinfo_groups(names.executions)}
-        group = groups.get(names.group)
     return [
         _stream(names, figures),
         _cursor(seen, figures, group, start),
-        *_group(names, seen, group),
+        *_group(names, seen, earlier, group),
         *_waiting(seen, figures),
         _lease(seen),
         _mode(seen),
@@ -81,13 +82,19 @@ def _cursor(seen: Overview, figures: Figures | None, group: dict[str, Any] | Non
     return Finding("cursor", False, f"everything up to {seen.cursor} is in the state")
 
 
-def _group(names: Names, seen: Overview, group: dict[str, Any] | None) -> list[Finding]:
+def _group_of(call: Any, names: Names) -> dict[str, Any] | None:
+    groups = call.xinfo_groups(names.executions) if call.exists(names.executions) else []
+    return next((found for found in groups if found["name"].decode() == names.group), None)
+
+
+def _group(names: Names, seen: Overview, earlier: dict[str, Any] | None, group: dict[str, Any] | None) -> list[Finding]:
     if group is None:
         return [Finding("group", bool(seen.cursor), f"{names.group} does not exist; the daemon makes it at its cursor")]
     place, findings = group["last-delivered-id"].decode(), []
+    before = (earlier or group)["last-delivered-id"].decode()
     if not seen.cursor:
         findings.append(Finding("group", False, f"{names.group} stands at {place}"))
-    elif place == seen.cursor:
+    elif parse_id(before) <= parse_id(seen.cursor) <= parse_id(place):
         findings.append(Finding("group", False, f"{names.group} stands at the cursor, as it should"))
     else:
         text = f"{names.group} stands at {place} and not at the cursor: it was moved by hand. That changes nothing"
