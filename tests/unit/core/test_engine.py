@@ -529,6 +529,23 @@ def test_in_shadow_mode_nothing_is_reserved(way: Way) -> None:
     assert world.epoch().rungs == (RungState.FIRED,) * 3
 
 
+def test_quantities_are_exact_to_the_last_of_the_digits_that_may_come(way: Way) -> None:
+    world = World(policy(qty_step="1"))
+    finest = D("100000.000000000000000000000001")
+    world.open(way, finest)
+    world.see(world.fill(way.opening, finest, 100))
+    assert world.position().qty.copy_abs() == D("200000.000000000000000000000002")
+
+
+def test_a_fill_of_which_its_fee_leaves_nothing_uses_up_no_reservation() -> None:
+    world = World(policy(live=True, spot=True))
+    world.open(SHORT)
+    world.price(SHORT.at(1))
+    world.see(world.fill(SHORT.closing, "0.1", SHORT.at(1))._replace(fee=D("0.1"), fee_asset="ETH"))
+    assert "leaves nothing" in world.position().suspect
+    assert world.epoch().outstanding == D("0.25")
+
+
 def test_what_is_on_its_way_is_not_free(way: Way) -> None:
     world = World(policy(live=True, ladder="0.5:0.4,1.0:0.4,1.5:0.2"))
     world.open(way)
