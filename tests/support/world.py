@@ -94,6 +94,7 @@ class World:
         self.policy = policy
         self.kill = kill
         self.tokens = tokens
+        self.live_after = (0, 0)
         self.overrides = overrides or {}
         self.state = State()
         self.known_fills: dict[str, str] = {}
@@ -194,6 +195,7 @@ class World:
             known_fills=self.known_fills,
             published=frozenset(self.published),
             terms=self.overrides,
+            live_after=self.live_after,
         )
 
     def consider(self, *events: Event) -> Decision:

@@ -1379,7 +1379,18 @@ def test_a_second_filled_of_an_order_is_a_repeat_though_it_says_less(known: dict
     world = World(policy())
     world.see(world.fill(Side.BUY, 1, 100, order="A1", **known))  # type: ignore[arg-type]
     world.see(world.fill(Side.BUY, 1, 100, order="A1"))
-    assert world.position().qty == 1 or world.position().suspect
+    assert world.position().qty == 1
+    assert not world.position().suspect
+    assert world.counts["fill:repeated"] == 1
+
+
+@pytest.mark.parametrize(("cumulative", "suspect"), [(1, False), (2, True)], ids=["repeat", "clash"])
+def test_a_second_filled_of_an_order_is_a_repeat_or_a_clash_though_it_says_more(cumulative: int, suspect: bool) -> None:
+    world = World(policy())
+    world.see(world.fill(Side.BUY, 1, 100, order="A1"))
+    world.see(world.fill(Side.BUY, 1, 100, order="A1", cumulative=cumulative))
+    assert world.position().qty == 1
+    assert bool(world.position().suspect) is suspect
 
 
 @pytest.mark.parametrize("way", [LONG, SHORT], ids=str)

@@ -201,3 +201,15 @@ def test_the_stop_that_was_only_suggested_is_sent_when_live_catches_up(way: Way)
     world.policy = replace(world.policy, live=True)
     world.state.adopt(change_mode(world.state, live=True, catch_up=True))
     assert stops(world.price(way.at("1.1"))) != []
+
+
+@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
+def test_what_a_price_crossed_that_was_there_before_live_mode_is_skipped_when_it_is_read(way: Way) -> None:
+    world = World(policy())
+    world.open(way)
+    change(world, change_mode(world.state, live=True), live=True)
+    world.live_after = (world.now_ms + 1_000, 0)
+    assert world.price(way.at(2), after_ms=1_000) == ()
+    assert world.epoch().rungs == (RungState.SKIPPED, RungState.SKIPPED, RungState.ARMED)
+    assert harvests(world.price(way.at(2), after_ms=1)) == []
+    assert harvests(world.price(way.at(3), after_ms=1)) == [Decimal("0.25")]
