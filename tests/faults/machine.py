@@ -67,6 +67,7 @@ class Served(NamedTuple):
     cursor: str
     entries: int
     cursors: Mapping[str, str]
+    mode: str
 
 
 class World:
@@ -133,9 +134,9 @@ class World:
     def served(self) -> Served:
         raw = self.client.hget(self.names.state, "_meta")
         if raw is None:
-            return Served("0-0", 0, {})
+            return Served("0-0", 0, {}, "")
         meta = json.loads(raw)
-        return Served(meta["cursors"].get(self.names.executions, "0-0"), meta["read"], meta["cursors"])
+        return Served(meta["cursors"].get(self.names.executions, "0-0"), meta["read"], meta["cursors"], meta["mode"])
 
     @property
     def outputs(self) -> tuple[str, ...]:
