@@ -6,7 +6,7 @@ compile() {
     name=$1
     shift
     uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
-        --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" \
+        --custom-compile-command "make lock" \
         "$@" --output-file "requirements/$name.txt"
 }
 compile runtime
