@@ -20,9 +20,10 @@ help: ## this list
 demo: $(VENV)/demo.installed ## the whole loop at work in under a minute; ARGS="--live", ARGS="--trades FILE"
 	@$(BIN)/harvest-brain demo $(ARGS)
 
-test: containers lint deploy-lint unit integration fault-tests molecule ## everything that continuous integration checks
+test: containers lint deploy-lint unit integration fault-tests molecule ## the rules, the whole on a real Redis, a deployment to bare hosts
 
 test-deploy: SCENARIO =
+test-deploy: export REQUIRE_CONTAINERS = 1
 test-deploy: deploy-lint all-hosts molecule ## every deployment scenario; takes its time
 
 lint: $(VENV)/dev.installed ## style, types, import laws
