@@ -62,7 +62,7 @@ def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
             else:
                 low = max(low, edge)
             trails = trails or position.epoch.extreme is not None
-            for reservation in position.epoch.reservations:
+            for reservation in position.reservations:
                 if reservation.state is not ReservationState.UNKNOWN:
                     silent_since = min(silent_since, reservation.heard_ms)
     return Book(market, kept, low, high, trails, silent_since, terms)

@@ -42,9 +42,7 @@ def noted(position: Position, price: Decimal) -> Position:
     return replace(position, epoch=replace(epoch, crossed=crossed, extreme=extreme))
 
 
-def due_harvest(
-    position: Position, trigger: Price, fresh_ms: int, published: frozenset[str] = frozenset()
-) -> Due | None:
+def due_harvest(position: Position, trigger: Price, fresh_ms: int, published: frozenset[str]) -> Due | None:
     """The one partial close for all rungs that the price has crossed; where some of them are `published` already, for
     these alone, so that the others can still come. It expires `fresh_ms` after the price."""
     epoch, price = position.open_epoch, trigger.price

@@ -46,6 +46,7 @@ from harvest_brain.core.events import (
     happened_ms,
     parse_id,
 )
+from harvest_brain.core.identity import last_fill_name, marks_of
 from harvest_brain.core.intents import Action, Intent, belongs_to, own_name
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, ZERO, plain
@@ -124,58 +125,16 @@ class Decision:
     notes: tuple[str, ...] = ()
 
 
-class Identity(NamedTuple):
-    """Under which name a fill is remembered, and with which content; an empty name is not remembered. Where the order
-    counts what was filled so far, that is the content, as a number in `cumulative`."""
-
-    name: str
-    content: str
-    cumulative: Decimal | None = None
-
-
-def fill_identity(fill: Fill) -> Identity:
-    """What makes two entries the same fill.
-
-    The producer's fill id; else the order, when it counts cumulatively or says that it is complete. Otherwise the entry
-    is the only evidence there is, and the cursor guards it: two equal partial fills are legitimate.
-    """
-    content = f"{fill.side} {plain(fill.qty)} @ {plain(fill.price)}"
-    if fill.fill_id:
-        return Identity(f"{fill.key}:fill:{fill.fill_id}", content)
-    name, told = next(iter(order_marks(fill).items()), ("", content))
-    return Identity(name, told, fill.cumulative if name else None)
-
-
-def order_marks(fill: Fill) -> dict[str, str]:
-    """What a fill says of its order as a whole, by the name under which that is remembered, whatever the fill's own
-    identity is: so an entry of the same order that says less is recognised."""
-    marks: dict[str, str] = {}
-    order = fill.order.order_id or fill.order.client_order_id
-    if order and fill.cumulative is not None:
-        marks[f"{fill.key}:cumulative:{order}"] = plain(fill.cumulative)
-    if order and fill.complete:
-        total = fill.qty if fill.cumulative is None else fill.cumulative
-        marks[f"{fill.key}:filled:{order}"] = f"{fill.side} {plain(total)} @ {plain(fill.price)}"
-    return marks
-
-
-def last_fill_name(key: Key) -> str:
-    """The name under which it is remembered when the last fill of a position was, in milliseconds."""
-    return f"{key}:last"
-
-
 def remembered_names(state: State, events: Iterable[Event]) -> list[str]:
     """The names under which something may be remembered that deciding about `events` needs."""
     names: dict[str, None] = {}
     for event in events:
         if type(event) is Fill:
-            names[fill_identity(event).name] = None
-            names.update(dict.fromkeys(order_marks(event)))
+            names |= dict.fromkeys(marks_of(event))
         elif type(event) is Snapshot:
             names[last_fill_name(event.key)] = None
         elif type(event) is PnlSnapshot and event.symbol in state.books:
-            names.update((last_fill_name(position.key), None) for position in state.books[event.symbol].positions)
-    names.pop("", None)
+            names |= dict.fromkeys(last_fill_name(position.key) for position in state.books[event.symbol].positions)
     return list(names)
 
 
@@ -195,7 +154,6 @@ class _Batch:
         self.before = state.books
         self.gate = gate
         self.policy = policy
-        self.running = gate.running(live=policy.live)
         self.books: dict[str, Book] = {}
         self.tokens = gate.tokens
         self.waiting = [w for w in state.waiting if gate.now_ms - w.since_ms <= policy.fresh_ms]
@@ -228,121 +186,94 @@ class _Batch:
     def passed(self, event: Passed) -> None:
         self.counts[f"status:{event.status}"] += 1
 
+    def _held(self, key: Key) -> Position:
+        """The position, which may be flat."""
+        return next((p for p in self.book(key.symbol).positions if p.key == key), Position(key))
+
+    def _put(self, new: Position, price: Decimal | None = None) -> None:
+        """Put `new` in the place of the position with its key; `price` is the first one known where there is none."""
+        book = self.book(new.key.symbol)
+        if new.suspect and not self._held(new.key).suspect:
+            self.notes.append(f"{new.key} is suspect and not harvested: {new.suspect}")
+        if new.epoch is None:
+            self._no_longer_waits(new.key)
+        market = book.market if price is None or book.market is not None else Market(price)
+        self.books[new.key.symbol] = book_of(market, (*(p for p in book.positions if p.key != new.key), new))
+
     # Fills and orders: always tracked.
 
     def fill(self, fill: Fill) -> None:
-        identity, marks = fill_identity(fill), order_marks(fill)
-        stored = self._remembered(identity.name)
-        if stored is None and not fill.fill_id:
-            # Told by a fill id, or without what was filled so far: an order is FILLED once all the same.
-            for name, content in marks.items():
-                if (told := self._remembered(name)) is not None:
-                    identity, stored = Identity(name, content), told
-        if identity.cumulative is not None:
-            fill = fill._replace(qty=identity.cumulative - Decimal(stored or 0))
-        elif stored is not None and stored != identity.content:
-            self._clash(fill, identity, stored)
+        marks = marks_of(fill)
+        name = next(iter(marks), "")
+        if not fill.fill_id:
+            # An order is FILLED once, also where an entry doesn't count what was filled and the one before it did.
+            name = next((mark for mark in marks if self._remembered(mark) is not None), name)
+        content, stored = marks.get(name, ""), self._remembered(name)
+        if fill.cumulative is not None and content == plain(fill.cumulative):
+            fill = fill._replace(qty=fill.cumulative - Decimal(stored or 0))
+        elif stored is not None and stored != content:
+            self.counts["fill:clash"] += 1
+            self._put(suspected(self._held(fill.key), f"{name} came as {stored} and as {content}"))
             return
-        if fill.qty <= 0 or stored == identity.content:
+        if fill.qty <= 0 or stored == content:
             self.counts["fill:repeated"] += 1
             return
-        if identity.name:
-            self.applied |= {**marks, identity.name: identity.content}
-        self._apply(
-            fill, f"{identity.name}={identity.content}" if identity.name else f"{fill.order.order_id}:{fill.entry_id}"
-        )
+        self.applied |= marks
+        self._apply(fill, f"{name}={content}" if name else f"{fill.order.order_id}:{fill.entry_id}")
 
     def _remembered(self, name: str) -> str | None:
         return self.applied.get(name) or self.gate.known_fills.get(name)
 
-    def _clash(self, fill: Fill, identity: Identity, stored: str) -> None:
-        self.counts["fill:clash"] += 1
-        book, position = self._held(fill.key)
-        self._put(book, suspected(position, f"{identity.name} came as {stored} and as {identity.content}"))
-
     def _apply(self, fill: Fill, identity: str) -> None:
         self.counts["fill:applied"] += 1
-        time_ms = happened_ms(fill.time_ms, parse_id(fill.entry_id)[0])
-        fill = fill._replace(time_ms=time_ms)
-        self.applied[last_fill_name(fill.key)] = str(time_ms)
-        book, position = self._held(fill.key)
-        folded = fold(position, fill, identity, self._terms(fill.key), spot=self.policy.spot)
-        after = folded.position
-        self.realized += folded.realized
-        was, now = position.epoch, after.epoch
-        same_epoch = was is not None and now is not None and was.epoch_id == now.epoch_id
-        reduced = same_epoch and abs(after.qty) < abs(position.qty)
-        if now is not None and reduced:
-            settled, by_harvest = settle_fill(now, fill, abs(after.qty))
-            if by_harvest:
-                settled = replace(settled, resize_due=settled.stop is not None)
-            after = replace(after, epoch=settled)
-        if now is None:
-            self._no_longer_waits(fill.key)
+        fill = fill._replace(time_ms=happened_ms(fill.time_ms, parse_id(fill.entry_id)[0]))
+        self.applied[last_fill_name(fill.key)] = str(fill.time_ms)
+        before = self._held(fill.key)
+        after, realized = fold(before, fill, identity, self._terms(fill.key), spot=self.policy.spot)
+        self.realized += realized
+        reduced = after.qty * before.qty > 0 and abs(after.qty) < abs(before.qty)
+        if reduced:
+            after = settle_fill(after, fill)
         own = own_name(fill.order)
-        in_its_epoch = was is not None and belongs_to(was.epoch_id, own)
-        if own and not (in_its_epoch and (now is None or reduced)):
+        in_its_epoch = before.epoch is not None and belongs_to(before.epoch.epoch_id, own)
+        if own and not (in_its_epoch and (reduced or after.epoch is None)):
             after = suspected(after, f"late fill across zero: {own}")
-        if time_ms <= position.adopted_ms:
+        if fill.time_ms <= before.adopted_ms:
             after = suspected(after, f"fill {identity} is from before the snapshot that the position was adopted from")
-        if after.claimed is not None:
-            after = replace(after, claimed=None)
-        after = self._timed_out(after, time_ms)
-        self._put(book._replace(market=book.market or Market(fill.price)), after)
+        self._put(self._timed_out(replace(after, claimed=None), fill.time_ms), fill.price)
 
     def order_update(self, update: OrderUpdate) -> None:
         time_ms = happened_ms(update.time_ms, parse_id(update.entry_id)[0])
-        book = self.book(update.symbol)
-        for position in book.positions:
-            if position.epoch is None:
-                continue
+        for position in self.book(update.symbol).positions:
             order = update.order
             if update.account not in ("", position.key.account):
                 # Our own names are nobody else's; the exchange's number may be.
                 order = order._replace(order_id="")
-            settled = settle_update(position.epoch, order, time_ms, ended=update.ended)
-            if settled is not position.epoch:
-                self._put(book, self._timed_out(replace(position, epoch=settled), time_ms))
+            settled = settle_update(position, order, time_ms, ended=update.ended)
+            if settled is not position:
+                self._put(self._timed_out(settled, time_ms))
                 self.counts["order:ended" if update.ended else "order:acknowledged"] += 1
                 return
         self.counts[f"status:{update.status}"] += 1
 
     def _timed_out(self, position: Position, time_ms: int) -> Position:
-        if position.epoch is None:
-            return position
-        epoch = time_out(position.epoch, time_ms, self.policy.pending_ms)
-        if epoch is position.epoch:
-            return position
-        for reservation in epoch.reservations:
-            if reservation in position.epoch.reservations:
-                continue
-            self.counts["reservation:unknown"] += 1
-            self.notes.append(
-                f"{position.key}: nothing was heard of {reservation.intent_id} for {self.policy.pending_ms // 1000} s; "
-                f"its {plain(reservation.remaining)} stay reserved"
-            )
-        return replace(position, epoch=epoch)
-
-    def _held(self, key: Key) -> tuple[Book, Position]:
-        """The book of the symbol and the position, which may be flat."""
-        book = self.book(key.symbol)
-        return book, next((p for p in book.positions if p.key == key), None) or Position(key)
+        after = time_out(position, time_ms, self.policy.pending_ms)
+        for reservation in after.reservations:
+            if reservation not in position.reservations:
+                self.counts["reservation:unknown"] += 1
+                self.notes.append(
+                    f"{position.key}: nothing was heard of {reservation.intent_id} for "
+                    f"{self.policy.pending_ms // 1000} s; its {plain(reservation.remaining)} stay reserved"
+                )
+        return after
 
     def _terms(self, key: Key) -> Terms:
         return self.gate.terms.get(key.symbol, self.policy.terms)
 
-    def _put(self, book: Book, new: Position) -> None:
-        """Put `new` into `book` in the place of the position with its key."""
-        was_suspect = any(p.suspect for p in book.positions if p.key == new.key)
-        if new.suspect and not was_suspect:
-            self.notes.append(f"{new.key} is suspect and not harvested: {new.suspect}")
-        others = tuple(p for p in book.positions if p.key != new.key)
-        self.books[new.key.symbol] = book_of(book.market, (*others, new))
-
     # What others say: see `reconcile`.
 
     def snapshot(self, event: Snapshot) -> None:
-        book, position = self._held(event.key)
+        book, position = self.book(event.key.symbol), self._held(event.key)
         rivals = [p for p in book.positions if p.epoch is not None and excludes(p.key, event.key)]
         if self._unsettled(event.key, event.time_ms):
             self.counts["snapshot:too soon after a fill"] += 1
@@ -350,22 +281,18 @@ class _Batch:
             self.counts["snapshot:mismatch"] += 1
             for rival in rivals:
                 reason = f"snapshot {event.entry_id} has a {event.key.position_side} position beside it"
-                self._put(self.books.get(event.key.symbol, book), suspected(rival, reason))
+                self._put(suspected(rival, reason))
         else:
             prices = [price for price in (event.mark, book.market and book.market.last) if price is not None]
             verdict = compare(position, event, prices, self._terms(event.key))
             self.counts[f"snapshot:{verdict.name}"] += 1
             self.notes += verdict.notes
             if verdict.position is not position:
-                market = book.market or (Market(prices[0]) if prices else None)
-                self._put(book._replace(market=market), verdict.position)
-                if verdict.position.epoch is None:
-                    self._no_longer_waits(event.key)
+                self._put(verdict.position, prices[0] if prices else None)
 
     def _unsettled(self, key: Key, time_ms: int) -> bool:
         """Whether a snapshot of `time_ms` may not show the last fill yet."""
-        name = last_fill_name(key)
-        last = self.applied.get(name) or self.gate.known_fills.get(name)
+        last = self._remembered(last_fill_name(key))
         return last is not None and time_ms < int(last) + self.policy.settle_ms
 
     def pnl_snapshot(self, event: PnlSnapshot) -> None:
@@ -380,11 +307,10 @@ class _Batch:
             self.counts["pnl:agrees"] += 1
 
     def release(self, event: Release) -> None:
-        book = self.book(event.symbol)
-        for position in book.positions:
-            epoch = position.epoch and give_up(position.epoch, event.intent_id, event.time_ms, self.policy.pending_ms)
-            if epoch is not position.epoch:
-                self._put(book, replace(position, epoch=epoch))
+        for position in self.book(event.symbol).positions:
+            released = give_up(position, event.intent_id, event.time_ms, self.policy.pending_ms)
+            if released is not position:
+                self._put(released)
                 self.counts["operator:released"] += 1
                 self.notes.append(f"{position.key}: the operator released {event.intent_id}; the next rung carries it")
                 return
@@ -392,21 +318,19 @@ class _Batch:
         self.notes.append(f"{event.symbol}: there is no reservation {event.intent_id} of unknown fate to release")
 
     def clear(self, event: Clear) -> None:
-        book = self.book(event.symbol)
-        suspects = [p for p in book.positions if p.suspect]
+        suspects = [p for p in self.book(event.symbol).positions if p.suspect]
         for position in suspects:
-            cleared = skip_crossed(replace(position, suspect="", claimed=None))
-            self._put(self.books.get(event.symbol, book), cleared)
+            self._put(skip_crossed(replace(position, suspect="", claimed=None)))
             self.notes.append(f"{position.key}: cleared by the operator, was: {position.suspect}")
         self.counts["operator:cleared" if suspects else "operator:refused"] += 1
 
     def gap(self, event: Gap) -> None:
         self.counts["gap:entries"] += event.missed
         self.notes.append(event.reason)
-        for symbol, book in {**self.before, **self.books}.items():
+        for book in {**self.before, **self.books}.values():
             for position in book.positions:
                 if position.epoch is not None:
-                    self._put(self.books.get(symbol, book), suspected(position, event.reason))
+                    self._put(suspected(position, event.reason))
 
     # Prices: tracked, and judged.
 
@@ -429,16 +353,13 @@ class _Batch:
                 self._no_longer_waits(*(p.key for p in book.positions))
             self.books[event.symbol] = Book(market, *book[1:])
             return
-        positions = [self._timed_out(p, time_ms) for p in book.positions] if silent else book.positions
         refusal = self._refusal(event) or ("suspect" if any(p.suspect for p in book.positions) else "")
-        self.books[event.symbol] = book_of(
-            market,
-            [p if p.epoch is None else self._judge(p, market, event, refusal) for p in positions],
-        )
+        judged = [self._judge(self._timed_out(p, time_ms), market, event, refusal) for p in book.positions]
+        self.books[event.symbol] = book_of(market, judged)
 
     def _refusal(self, event: Price) -> str:
         """Why nothing may be published on this price, or nothing."""
-        if not self.running:
+        if not self.gate.running(live=self.policy.live):
             return "kill-switch"
         if self.gate.now_ms - event.time_ms > self.policy.fresh_ms:
             return "stale price"
@@ -451,8 +372,9 @@ class _Batch:
 
     def _judge(self, position: Position, market: Market, event: Price, refusal: str) -> Position:
         """The position after `event`: what it has reached is noted, what is due and permitted is published."""
+        epoch, policy = position.epoch, self.policy
         # A price from before the entry says nothing of what the position has earned.
-        if position.why_not_harvested or event.time_ms < position.open_epoch.opened_ms:
+        if epoch is None or position.why_not_harvested or event.time_ms < epoch.opened_ms:
             self._no_longer_waits(position.key)
             return position
         position = noted(position, event.price)
@@ -460,16 +382,14 @@ class _Batch:
             # It was on the stream before live mode began, and so was crossed by then.
             self._no_longer_waits(position.key)
             return skip_crossed(position)
-        if not refusal and self.policy.live and not self.policy.live_allow_fallback:
-            refusal = "fallback risk" if position.open_epoch.risk_source == "fallback" else ""
-        harvest = due_harvest(position, event, self.policy.fresh_ms, self.gate.published)
-        if harvest is not None and not refusal and self._is_out(harvest.intent):
-            # The rungs that are out already are marked first, the others of this price come after them.
+        if policy.live and epoch.risk_source == "fallback" and not policy.live_allow_fallback:
+            refusal = refusal or "fallback risk"
+        while harvest := due_harvest(position, event, policy.fresh_ms, self.gate.published):
             position = self._publish_or_wait(position, harvest, refusal)
-            harvest = due_harvest(position, event, self.policy.fresh_ms)
-        if harvest is not None:
-            position = self._publish_or_wait(position, harvest, refusal)
-        move = due_stop(position, market, event, self.policy.fresh_ms)
+            if refusal or not self._is_out(harvest.intent):
+                break
+            # The rungs that are out already are marked, now come the others of this price.
+        move = due_stop(position, market, event, policy.fresh_ms)
         if move is not None:
             position = self._publish_or_wait(position, move, refusal)
         if harvest is None and move is None:

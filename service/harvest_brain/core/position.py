@@ -147,6 +147,11 @@ class Position:
         return self.epoch
 
     @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """What is on its way out; nothing of a flat position is."""
+        return () if self.epoch is None else self.epoch.reservations
+
+    @property
     def why_not_harvested(self) -> str:
         """The standing reason why this position's risk gives no usable R, or nothing."""
         epoch = self.open_epoch

@@ -14,13 +14,12 @@ from harvest_brain.core.engine import (
     FUTURE_MS,
     Decision,
     Gate,
-    Identity,
     State,
     Waiting,
-    fill_identity,
     remembered_names,
 )
-from harvest_brain.core.events import Key, Malformed, Passed, PositionSide, Price, Side
+from harvest_brain.core.events import Fill, Key, Malformed, Passed, PositionSide, Price, Side
+from harvest_brain.core.identity import marks_of
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.mode import change_mode
@@ -86,25 +85,30 @@ def test_what_fills_brought_in_is_summed(way: Way) -> None:
 # The identity of fills.
 
 
+def identity(fill: Fill) -> tuple[str, str] | None:
+    """Under which name a fill is remembered, and as what."""
+    return next(iter(marks_of(fill).items()), None)
+
+
 def test_a_fill_is_known_by_its_id(way: Way) -> None:
     fill = World(policy()).fill(way.opening, "1.0", "100.00", fill_id="F1", order="A1", cumulative=1)
-    assert fill_identity(fill) == Identity("ETHUSDT:fill:F1", f"{way.opening} 1 @ 100")
+    assert identity(fill) == ("ETHUSDT:fill:F1", f"{way.opening} 1 @ 100")
 
 
 def test_without_an_id_a_cumulative_quantity_is_known_by_its_order(way: Way) -> None:
     world = World(policy())
     fill = world.fill(way.opening, 1, 100, order="A1", client="C1", cumulative="1.50")
-    assert fill_identity(fill) == Identity("ETHUSDT:cumulative:A1", "1.5", D("1.5"))
+    assert identity(fill) == ("ETHUSDT:cumulative:A1", "1.5")
     fill = world.fill(way.opening, 1, 100, client="C1", cumulative="1.50")
-    assert fill_identity(fill) == Identity("ETHUSDT:cumulative:C1", "1.5", D("1.5"))
+    assert identity(fill) == ("ETHUSDT:cumulative:C1", "1.5")
 
 
 def test_a_complete_order_is_known_by_its_id(way: Way) -> None:
     world = World(policy())
     fill = world.fill(way.opening, 1, 100, order="A1", client="C1")
-    assert fill_identity(fill) == Identity("ETHUSDT:filled:A1", f"{way.opening} 1 @ 100")
+    assert identity(fill) == ("ETHUSDT:filled:A1", f"{way.opening} 1 @ 100")
     fill = world.fill(way.opening, 1, 100, client="C1")
-    assert fill_identity(fill) == Identity("ETHUSDT:filled:C1", f"{way.opening} 1 @ 100")
+    assert identity(fill) == ("ETHUSDT:filled:C1", f"{way.opening} 1 @ 100")
 
 
 def test_otherwise_the_entry_is_the_only_evidence(way: Way) -> None:
@@ -113,15 +117,16 @@ def test_otherwise_the_entry_is_the_only_evidence(way: Way) -> None:
     nameless = world.fill(way.opening, 1, 100)
     counting = world.fill(way.opening, 1, 100, cumulative=1)
     for fill in (partial, nameless, counting):
-        assert fill_identity(fill) == Identity("", f"{way.opening} 1 @ 100")
+        assert identity(fill) is None
 
 
 def test_the_identity_of_a_fill_belongs_to_its_key() -> None:
     world = World(policy())
     names = {
-        fill_identity(world.fill(Side.BUY, 1, 100, fill_id="F1", symbol=symbol, account=account)).name
+        name
         for symbol in ("ETHUSDT", "BTCUSDT")
         for account in ("", "main")
+        for name in marks_of(world.fill(Side.BUY, 1, 100, fill_id="F1", symbol=symbol, account=account))
     }
     assert len(names) == 4
 

@@ -11,7 +11,7 @@ from tests.support.world import LONG, Number, Way, terms
 from harvest_brain.core.events import Fill, Key, OrderRef, PositionSide, Side
 from harvest_brain.core.numbers import ZERO
 from harvest_brain.core.policy import RungState, Terms
-from harvest_brain.core.position import Epoch, Position, Reservation, ReservationState, epoch_id_of, fold
+from harvest_brain.core.position import Position, Reservation, ReservationState, epoch_id_of, fold
 from harvest_brain.core.reservations import settle_fill, settle_update, time_out
 
 D = Decimal
@@ -359,131 +359,129 @@ def test_a_risk_that_is_too_small_says_so(way: Way, stop_at: str, rules: dict[st
 # Reservations.
 
 
-def reserved(*remaining: str, issued: str = "1", state: ReservationState = ReservationState.PUBLISHED) -> Epoch:
-    epoch = after(opened(LONG)).open_epoch
+def reserved(*remaining: str, held: str = "100", state: ReservationState = ReservationState.PUBLISHED) -> Position:
+    """A position of `held`, with a stop, of which so much is `remaining` on its way."""
+    position = after(opened(LONG, held))
     reservations = tuple(
         Reservation(f"hb-e-r{number}", D(qty), 5, state) for number, qty in enumerate(remaining, start=1)
     )
-    return replace(epoch, issued=D(issued), reservations=reservations)
+    return replace(position, epoch=replace(position.open_epoch, issued=D(1), reservations=reservations))
 
 
-def left(epoch: Epoch) -> list[tuple[str, Decimal, str]]:
-    return [(r.intent_id, r.remaining, r.state.value) for r in epoch.reservations]
+def left(position: Position) -> list[tuple[str, Decimal, str]]:
+    return [(r.intent_id, r.remaining, r.state.value) for r in position.reservations]
 
 
 def harvested(qty: str, order: OrderRef, *, complete: bool = False) -> Fill:
     return fill(Side.SELL, qty, 101, order=order, complete=complete)
 
 
-PLENTY = D(100)
-
-
 @pytest.mark.parametrize("order", [OrderRef("X", "", "hb-e-r2"), OrderRef("X", "hb-e-r2", "")])
 def test_a_fill_is_matched_by_correlation_or_client_order_id(order: OrderRef) -> None:
-    epoch, by_harvest = settle_fill(reserved("0.3", "0.3"), harvested("0.1", order), PLENTY)
-    assert by_harvest
-    assert left(epoch) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.2"), "partial")]
-    assert epoch.reservations[1].order_id == "X"
+    position = settle_fill(reserved("0.3", "0.3"), harvested("0.1", order))
+    assert position.open_epoch.resize_due
+    assert left(position) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.2"), "partial")]
+    assert position.reservations[1].order_id == "X"
 
 
 def test_a_fill_is_matched_by_the_order_id_that_was_acknowledged() -> None:
-    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "hb-e-r2"), 0, ended=False)
-    epoch, _ = settle_fill(epoch, harvested("0.1", OrderRef("X2")), PLENTY)
-    assert left(epoch) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.2"), "partial")]
+    position = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "hb-e-r2"), 0, ended=False)
+    position = settle_fill(position, harvested("0.1", OrderRef("X2")))
+    assert left(position) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.2"), "partial")]
 
 
 def test_a_fill_is_matched_by_our_own_id_before_the_order_id() -> None:
-    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
-    epoch, _ = settle_fill(epoch, harvested("0.1", OrderRef("X1", "hb-e-r2")), PLENTY)
-    assert left(epoch) == [("hb-e-r1", D("0.3"), "acked"), ("hb-e-r2", D("0.2"), "partial")]
+    position = settle_update(reserved("0.3", "0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
+    position = settle_fill(position, harvested("0.1", OrderRef("X1", "hb-e-r2")))
+    assert left(position) == [("hb-e-r1", D("0.3"), "acked"), ("hb-e-r2", D("0.2"), "partial")]
 
 
 def test_a_fill_without_a_known_name_consumes_the_oldest_reservation() -> None:
-    epoch, by_harvest = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef("Z")), PLENTY)
-    assert by_harvest
-    assert left(epoch) == [("hb-e-r1", D("0.2"), "partial"), ("hb-e-r2", D("0.3"), "published")]
-    assert epoch.reservations[0].order_id == "", "somebody else's order id is not learned"
+    position = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef("Z")))
+    assert position.open_epoch.resize_due
+    assert left(position) == [("hb-e-r1", D("0.2"), "partial"), ("hb-e-r2", D("0.3"), "published")]
+    assert position.reservations[0].order_id == "", "somebody else's order id is not learned"
 
 
 def test_no_name_matches_a_reservation_without_an_order_id() -> None:
-    epoch, _ = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef()), PLENTY)
-    assert [remaining for _, remaining, _ in left(epoch)] == [D("0.2"), D("0.3")]
+    position = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef()))
+    assert [remaining for _, remaining, _ in left(position)] == [D("0.2"), D("0.3")]
 
 
 def test_a_fill_of_the_whole_quantity_ends_the_reservation() -> None:
     for order in (OrderRef("X", "hb-e-r1"), OrderRef("Z")):
-        epoch, by_harvest = settle_fill(reserved("0.3"), harvested("0.3", order), PLENTY)
-        assert by_harvest
-        assert (epoch.reservations, epoch.issued) == ((), D(1))
+        position = settle_fill(reserved("0.3"), harvested("0.3", order))
+        assert position.open_epoch.resize_due
+        assert (position.reservations, position.open_epoch.issued) == ((), D(1))
 
 
 def test_a_complete_order_has_nothing_outstanding_any_more() -> None:
-    epoch, _ = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef("", "hb-e-r2"), complete=True), PLENTY)
-    assert left(epoch) == [("hb-e-r1", D("0.3"), "published")]
-    assert epoch.issued == 1, "what a complete order left over is not carried"
+    position = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef("", "hb-e-r2"), complete=True))
+    assert left(position) == [("hb-e-r1", D("0.3"), "published")]
+    assert position.open_epoch.issued == 1, "what a complete order left over is not carried"
 
 
 def test_a_complete_order_of_somebody_else_leaves_the_rest_reserved() -> None:
-    epoch, _ = settle_fill(reserved("0.3"), harvested("0.1", OrderRef("Z"), complete=True), PLENTY)
-    assert left(epoch) == [("hb-e-r1", D("0.2"), "partial")]
+    position = settle_fill(reserved("0.3"), harvested("0.1", OrderRef("Z"), complete=True))
+    assert left(position) == [("hb-e-r1", D("0.2"), "partial")]
 
 
 def test_the_fill_of_a_harvest_that_was_given_up_is_not_owed_any_more_and_resizes_the_stop() -> None:
-    epoch, by_harvest = settle_fill(reserved("0.3", "0.3"), harvested("0.2", OrderRef("", "hb-e-r9")), D("0.5"))
-    assert by_harvest
-    assert epoch.issued == D("1.2")
-    assert left(epoch) == [("hb-e-r1", D("0.2"), "published"), ("hb-e-r2", D("0.3"), "published")]
+    position = settle_fill(reserved("0.3", "0.3", held="0.5"), harvested("0.2", OrderRef("", "hb-e-r9")))
+    assert position.open_epoch.resize_due
+    assert position.open_epoch.issued == D("1.2")
+    assert left(position) == [("hb-e-r1", D("0.2"), "published"), ("hb-e-r2", D("0.3"), "published")]
 
 
 def test_without_reservations_a_fill_is_no_harvest() -> None:
-    epoch = reserved()
-    assert settle_fill(epoch, harvested("0.1", OrderRef()), PLENTY) == (epoch, False)
+    position = reserved()
+    assert settle_fill(position, harvested("0.1", OrderRef())) == position
 
 
 def test_what_is_outstanding_never_exceeds_what_is_left() -> None:
-    epoch, _ = settle_fill(reserved("0.3", "0.3", "0.3"), harvested("0.5", OrderRef("Z")), D("0.4"))
-    assert left(epoch) == [("hb-e-r2", D("0.1"), "published"), ("hb-e-r3", D("0.3"), "published")]
-    assert epoch.outstanding == D("0.4")
-    epoch, _ = settle_fill(reserved("0.3", "0.3"), harvested("0.1", OrderRef("", "hb-e-r2")), D("0.15"))
-    assert left(epoch) == [("hb-e-r2", D("0.15"), "partial")]
-    epoch, _ = settle_fill(reserved("0.3", "0.3"), harvested("0.3", OrderRef("Z")), D("0.3"))
-    assert left(epoch) == [("hb-e-r2", D("0.3"), "published")]
+    position = settle_fill(reserved("0.3", "0.3", "0.3", held="0.4"), harvested("0.5", OrderRef("Z")))
+    assert left(position) == [("hb-e-r2", D("0.1"), "published"), ("hb-e-r3", D("0.3"), "published")]
+    assert position.open_epoch.outstanding == D("0.4")
+    position = settle_fill(reserved("0.3", "0.3", held="0.15"), harvested("0.1", OrderRef("", "hb-e-r2")))
+    assert left(position) == [("hb-e-r2", D("0.15"), "partial")]
+    position = settle_fill(reserved("0.3", "0.3", held="0.3"), harvested("0.3", OrderRef("Z")))
+    assert left(position) == [("hb-e-r2", D("0.3"), "published")]
 
 
 def test_what_is_not_silent_for_too_long_is_left_as_it_is() -> None:
-    epoch = reserved("0.3", "0.2")
-    assert time_out(epoch, 5 + 60, 60) is epoch
-    assert [state for _, _, state in left(time_out(epoch, 5 + 61, 60))] == ["unknown", "unknown"]
+    position = reserved("0.3", "0.2")
+    assert time_out(position, 5 + 60, 60) is position
+    assert [state for _, _, state in left(time_out(position, 5 + 61, 60))] == ["unknown", "unknown"]
 
 
 def test_an_acknowledgement_is_noted() -> None:
-    epoch = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "", "hb-e-r2"), 0, ended=False)
-    assert left(epoch) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.3"), "acked")]
-    assert epoch.reservations[1].order_id == "X2"
-    assert epoch.issued == 1
+    position = settle_update(reserved("0.3", "0.3"), OrderRef("X2", "", "hb-e-r2"), 0, ended=False)
+    assert left(position) == [("hb-e-r1", D("0.3"), "published"), ("hb-e-r2", D("0.3"), "acked")]
+    assert position.reservations[1].order_id == "X2"
+    assert position.open_epoch.issued == 1
 
 
 def test_a_second_acknowledgement_changes_nothing() -> None:
-    epoch = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
-    assert settle_update(epoch, OrderRef("X9", "hb-e-r1"), 0, ended=False) == epoch
+    position = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
+    assert settle_update(position, OrderRef("X9", "hb-e-r1"), 0, ended=False) == position
     partial = reserved("0.3", state=ReservationState.PARTIAL)
     assert left(settle_update(partial, OrderRef("", "hb-e-r1"), 0, ended=False)) == [("hb-e-r1", D("0.3"), "partial")]
 
 
 @pytest.mark.parametrize("order", [OrderRef("", "hb-e-r2"), OrderRef("", "", "hb-e-r2")])
 def test_an_end_releases_what_remained(order: OrderRef) -> None:
-    epoch = settle_update(reserved("0.3", "0.2"), order, 0, ended=True)
-    assert left(epoch) == [("hb-e-r1", D("0.3"), "published")]
-    assert epoch.issued == D("0.8")
+    position = settle_update(reserved("0.3", "0.2"), order, 0, ended=True)
+    assert left(position) == [("hb-e-r1", D("0.3"), "published")]
+    assert position.open_epoch.issued == D("0.8")
 
 
 def test_an_end_is_recognised_by_the_acknowledged_order_id() -> None:
-    epoch = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
-    assert settle_update(epoch, OrderRef("X1"), 0, ended=True).reservations == ()
+    position = settle_update(reserved("0.3"), OrderRef("X1", "hb-e-r1"), 0, ended=False)
+    assert settle_update(position, OrderRef("X1"), 0, ended=True).reservations == ()
 
 
 @pytest.mark.parametrize("ended", [True, False])
 @pytest.mark.parametrize("order", [OrderRef(), OrderRef("Z", "Z", "Z")])
 def test_news_of_an_order_that_nobody_knows_changes_nothing(order: OrderRef, ended: bool) -> None:
-    epoch = reserved("0.3")
-    assert settle_update(epoch, order, 0, ended=ended) is epoch
+    position = reserved("0.3")
+    assert settle_update(position, order, 0, ended=ended) is position

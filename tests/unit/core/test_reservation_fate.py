@@ -156,7 +156,7 @@ def test_each_of_several_orders_has_its_own_silence(way: Way) -> None:
 
 
 def test_an_epoch_in_which_nothing_times_out_stays_the_same_object(world: World) -> None:
-    assert time_out(world.epoch(), world.now_ms + MINUTE_MS, MINUTE_MS) is world.epoch()
+    assert time_out(world.position(), world.now_ms + MINUTE_MS, MINUTE_MS) is world.position()
 
 
 def test_several_orders_are_released_in_a_batch(way: Way) -> None:
