@@ -155,7 +155,7 @@ class FakeSystemd:
         return self.unit_file.read_text() if self.unit_file.exists() else ""
 
     def do_daemon_reload(self, _: list[str]) -> tuple[int, str, str]:
-        self.loaded = self.disk() if self.disk() or self.started is None else self.loaded
+        self.loaded = self.disk()
         return 0, "", ""
 
     def do_enable(self, _: list[str]) -> tuple[int, str, str]:
@@ -353,7 +353,7 @@ class FakeHost:
         return self.root / "var/lib/quantum/harvest-brain-deploy/history.jsonl"
 
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
+        return [json.loads(line) for line in self.log.read_text().strip().split("\n")]
 
     def event_names(self) -> list[str]:
         return [event["event"] for event in self.events()]
@@ -422,7 +422,7 @@ class FakeHost:
     def run(self, *words: str) -> tuple[int, dict[str, Any]]:
         """Exit code and the JSON answer."""
         code, text = self.text(words[0], "--json", *words[1:])
-        return code, json.loads(text.splitlines()[-1])
+        return code, json.loads(text.split("\n")[-1])
 
     def text(self, *words: str) -> tuple[int, str]:
         """Exit code and what a person reads."""

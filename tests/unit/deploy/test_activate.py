@@ -360,5 +360,17 @@ def test_a_gate_on_a_proven_release_does_not_quarantine_it_when_redis_is_away(ho
     assert host.run("status")[1]["last_proven"] == release
 
 
+def test_a_gate_that_comes_after_the_timer_does_not_judge_another_release_in_its_place(host: FakeHost) -> None:
+    """A controller that slept between switch and gate must not take the old release's health for the new one's."""
+    good, new = host.proven(), host.release("HARVEST_MIN_R=2\n")
+    host.run("activate", new, "--no-gate")
+    host.deadline()
+    assert host.current == good
+    code, answer = host.run("gate", new)
+    assert (code, answer["changed"]) == (4, False)
+    assert f"the host is on {good}, not on {new}" in answer["message"]
+    assert host.run("gate", good)[0] == host.run("gate")[0] == 0
+
+
 def test_there_is_nothing_to_judge_on_a_host_that_is_off(host: FakeHost) -> None:
     assert host.run("gate")[0] == 4

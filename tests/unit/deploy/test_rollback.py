@@ -6,6 +6,9 @@ import fcntl
 import json
 import os
 import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.support.fake_host import FakeHost
@@ -122,6 +125,29 @@ def test_it_works_when_the_audit_log_can_not_be_written(host: FakeHost, monkeypa
     assert (code, answer["release"], host.current) == (0, one, one)
 
 
+@pytest.mark.parametrize("what", ["absent", "too slow"])
+def test_it_works_when_the_journal_can_not_be_read(host: FakeHost, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    good = host.proven("HARVEST_MIN_R=1\n")
+    bad = host.release("HARVEST_MIN_R=2\n", **{"crash loop": True})
+    real = host.ctl.subprocess.run
+
+    def run(command: list[str], **options: Any) -> object:
+        if command[0] != "journalctl":
+            return real(command, **options)
+        if what == "absent":
+            raise FileNotFoundError(command[0])
+        host.clock.elapsed += options["timeout"]
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(host.ctl.subprocess, "run", run)
+    began = host.clock.elapsed
+    code, answer = host.run("activate", bad)
+    assert (code, answer["release"], answer["quarantined"], host.current) == (1, good, bad, good)
+    assert host.clock.elapsed - began < 40, "the evidence must not keep the host from its way back"
+    assert "crash" not in Path(answer["evidence"], "journal.txt").read_text()
+    assert "auto-restart" in Path(answer["evidence"], "unit.txt").read_text()
+
+
 # A target that was named.
 
 
@@ -186,6 +212,16 @@ def test_off_is_stopped_and_disabled_and_the_releases_stay(host: FakeHost) -> No
     assert host.run("rollback", "--to", "off")[1]["changed"] is False
     code, answer = host.run("rollback")
     assert (code, answer["release"]) == (0, release), "from off, back is to the last proven one"
+
+
+def test_off_stops_a_daemon_whose_unit_file_is_gone(host: FakeHost) -> None:
+    """systemd calls it not-found then, and it runs on."""
+    host.proven()
+    host.systemd.unit_file.unlink()
+    host.systemd.do_daemon_reload([])
+    assert host.systemd.life().active == "active"
+    assert host.run("rollback", "--to", "off")[0] == 0
+    assert host.systemd.life().active == "inactive"
 
 
 def test_purging_removes_what_was_named_and_no_more(host: FakeHost) -> None:
@@ -291,6 +327,14 @@ def test_the_rescue_does_nothing_when_the_timer_was_faster(host: FakeHost) -> No
     code, answer = host.run("rollback", "--from", bad)
     assert (code, answer["changed"], host.current) == (0, False, two)
     assert one in host.run("status")[1]["proven"]
+
+
+def test_the_rescue_does_nothing_to_a_release_that_has_passed(host: FakeHost) -> None:
+    """The rescue of a deploy that was refused, or that another controller's deploy of the same release has overtaken."""
+    one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    code, answer = host.run("rollback", "--from", two)
+    assert (code, answer["changed"], host.current) == (0, False, two)
+    assert host.run("status")[1]["proven"] == [one, two]
 
 
 # Two at once.

@@ -267,6 +267,15 @@ def test_the_history_is_append_only_and_names_who_and_what(host: FakeHost, monke
     assert "token=" not in text
 
 
+def test_no_text_can_split_a_line_of_the_audit_log(host: FakeHost) -> None:
+    """What a server says may hold anything, and must not make a quarantine be forgotten."""
+    host.proven()
+    bad = host.release("HARVEST_MIN_R=2\n", waits="bad\u2028worse\x85worst")
+    assert host.run("activate", bad)[0] == 1
+    assert host.run("status")[1]["quarantine"].keys() == {bad}
+    assert host.run("activate", bad)[0] == 4
+
+
 def test_the_status_for_a_person(host: FakeHost) -> None:
     good = host.proven()
     bad = host.release("HARVEST_MIN_R=2\n", **{"crash loop": True})
