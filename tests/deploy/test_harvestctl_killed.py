@@ -128,7 +128,7 @@ def test_wherever_activate_is_killed_the_timer_takes_the_host_back(host: FakeHos
 @pytest.mark.parametrize("target", ["the last proven", "off"])
 def test_wherever_rollback_is_killed_a_second_one_ends_it(host: FakeHost, killer: Killer, target: str) -> None:
     host.proven("HARVEST_MIN_R=0\n")
-    good, left_release = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    good, _ = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
     words = ("--to", "off") if target == "off" else ()
     wanted = None if target == "off" else good
     for left, where in killer.each(host, "rollback", *words):

@@ -330,7 +330,7 @@ def test_the_rescue_does_nothing_when_the_timer_was_faster(host: FakeHost) -> No
 
 
 def test_the_rescue_does_nothing_to_a_release_that_has_passed(host: FakeHost) -> None:
-    """The rescue of a deploy that was refused, or that another controller's deploy of the same release has overtaken."""
+    """The rescue of a deploy that was refused, or that was overtaken by another controller's of the same release."""
     one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
     code, answer = host.run("rollback", "--from", two)
     assert (code, answer["changed"], host.current) == (0, False, two)
