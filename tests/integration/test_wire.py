@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -129,6 +130,18 @@ def test_a_batch_of_oversized_entries_is_passed_with_its_dead_letters_cut(
         assert letter["reason"] == "larger than 65536 bytes"
         assert letter["cut"] == "of 200004 bytes the first 81920 are here"
         assert letter["note"] == "x" * 81_916
+
+
+def test_a_backlog_of_huge_entries_does_not_have_to_fit_in_memory(redis: Any, start_daemon: StartDaemon) -> None:
+    """Else the service manager ends the daemon for it, and again at the next start, for ever."""
+    huge = b"x" * 1024 * 1024
+    for _ in range(300):
+        redis.xadd(EXECUTIONS, {"note": huge})
+    daemon = start_daemon(HARVEST_BATCH_SIZE="2000")
+    wait_until(lambda: redis.xlen(REJECTED) == 300, what="the dead letters")
+    status = Path(f"/proc/{daemon.pid}/status").read_text()
+    peak_kib = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    assert peak_kib < 200 * 1024
 
 
 def test_statuses_that_mean_nothing_here_are_counted_and_passed_over(redis: Any, start_daemon: StartDaemon) -> None:

@@ -10,11 +10,12 @@ A session ends with any exception. Then everything in memory is void: connect, l
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha1
 from importlib import resources
+from itertools import chain
 from typing import Any, NamedTuple
 
 from redis.exceptions import ResponseError
@@ -46,6 +47,11 @@ from harvest_brain.redis.transport import Argument, Command, Transport
 
 OLDEST_REDIS, OLDEST_REDIS_WITH_WAITAOF = (7, 0), (7, 2)
 MINUTE_MS = 60_000
+
+# A batch is counted in entries, and what one entry may weigh is the producer's affair. So a session begins with few
+# and asks for twice as many after each batch, but for fewer after one that was heavier than this.
+FIRST_BATCH = 10
+HEAVY_BATCH_BYTES = 16 * 1024 * 1024
 NEVER_ENDS = -1  # what PTTL says of a key without an end
 _FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
 
@@ -150,7 +156,8 @@ class Store:
         self._missed = 0
         self._looked = (Reading((), {}, {}, full=False), self.meta)
         self._outbox: list[Command] = []
-        self._reads: deque[Mapping[str, str]] = deque()
+        self._reads: deque[tuple[Mapping[str, str], int]] = deque()
+        self._batch_size = min(FIRST_BATCH, bounds.batch_size)
         self._identities: list[str] = []
         self._symbols: list[str] = []
         self.override_faults: dict[str, tuple[str, ...]] = {}
@@ -315,8 +322,9 @@ class Store:
     def _count_after(self, cursor: str) -> int:
         """How many entries follow `cursor`. Keeps the lease meanwhile, since there may be millions."""
         count = 0
-        while page := self._call("XRANGE", self._names.executions, f"({cursor}", "+", "COUNT", self._bounds.batch_size):
+        while page := self._call("XRANGE", self._names.executions, f"({cursor}", "+", "COUNT", self._batch_size):
             count += len(page)
+            self._weigh(self._batch_size, page)
             cursor = page[-1][0].decode()
             if not self._call("EVAL", RENEW, 1, self._names.lease, self._token, self._bounds.lease_ms):
                 raise LostLeaseError("the lease was lost while the entries were counted")
@@ -343,19 +351,28 @@ class Store:
         it to come, and ask for the other streams too."""
         block: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
         streams = [name for name in cursors if block_ms or name not in self._aside]
-        self._reads.append(cursors)
+        self._reads.append((cursors, self._batch_size))
         places = (cursors[name] for name in streams)
-        self._outbox.append(("XREAD", "COUNT", self._bounds.batch_size, *block, "STREAMS", *streams, *places))
+        self._outbox.append(("XREAD", "COUNT", self._batch_size, *block, "STREAMS", *streams, *places))
 
     def receive_read(self) -> Reading:
         """What the oldest read that was asked for has brought."""
-        cursors = self._reads.popleft()
-        found = {stream.decode(): entries for stream, entries in self._receive() or ()}
-        full = len(found.get(self._names.executions, ())) == self._bounds.batch_size
+        cursors, batch_size = self._reads.popleft()
+        found: dict[str, Sequence[Entry]] = {stream.decode(): entries for stream, entries in self._receive() or ()}
+        self._weigh(batch_size, chain.from_iterable(found.values()))
+        full = len(found.get(self._names.executions, ())) == batch_size
         if full:
             found = {name: entries for name, entries in found.items() if name not in self._aside}
         cursors = {**cursors, **{name: entries[-1][0].decode() for name, entries in found.items()}}
         return Reading(found.pop(self._names.executions, ()), found, cursors, full)
+
+    def _weigh(self, asked: int, entries: Iterable[Entry]) -> None:
+        """Set how many entries to ask for next, after a reply to asking for so many."""
+        weight = sum(sum(map(len, fields or ())) for _, fields in entries)
+        if weight > HEAVY_BATCH_BYTES:
+            self._batch_size = max(asked * HEAVY_BATCH_BYTES // weight, 1)
+        else:
+            self._batch_size = min(2 * asked, self._bounds.batch_size)
 
     def decode(self, reading: Reading) -> list[Event]:
         """The events of a reading. Prices of the market stream are the newest per symbol, and they are left out while
