@@ -333,16 +333,16 @@ class _Author:
             self.open(key, price)
             return
         held = abs(position.qty)
-        way = Side.BUY if position.qty > 0 else Side.SELL
+        way, back = (Side.BUY, Side.SELL) if position.qty > 0 else (Side.SELL, Side.BUY)
         kind = rng.random()
         if kind < 0.35:
             self.fill(key, way, self.some_qty(), price)
         elif kind < 0.7:
-            self.fill(key, way.opposite, max((held * rng.choice([1, 2, 3]) / 4).quantize(STEP), STEP), price)
+            self.fill(key, back, max((held * rng.choice([1, 2, 3]) / 4).quantize(STEP), STEP), price)
         elif kind < 0.9 or key.position_side is not PositionSide.NET:
-            self.fill(key, way.opposite, held, price)
+            self.fill(key, back, held, price)
         else:
-            self.fill(key, way.opposite, held + self.some_qty(), price, self.stop(way.opposite, price))
+            self.fill(key, back, held + self.some_qty(), price, self.stop(back, price))
 
     def open(self, key: Key, price: Decimal) -> None:
         rng = self.rng

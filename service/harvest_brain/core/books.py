@@ -11,7 +11,6 @@ from decimal import Decimal, localcontext
 from typing import NamedTuple
 
 from harvest_brain.core.due import better_stops
-from harvest_brain.core.events import Key
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, INFINITY
 from harvest_brain.core.policy import Terms
@@ -47,29 +46,18 @@ def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
     They stand in the order of their keys. That of their fills would be lost on a restart, and with it the order in
     which the same price is judged by each of them.
     """
-    kept = tuple(sorted((p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms), key=_key_of))
-    terms = next((p.epoch.terms for p in kept if p.epoch is not None), None)
-    if market is None or terms is None:
+    kept = tuple(
+        sorted((p for p in positions if p.epoch is not None or p.suspect or p.adopted_ms), key=lambda p: p.key)
+    )
+    held = [p for p in kept if p.epoch is not None]
+    if market is None or not held:
         return Book(None, kept)
-    low, high, trails, silent_since = -INFINITY, INFINITY, False, NEVER_MS
     with localcontext(ARITHMETIC):
-        for position in kept:
-            if position.epoch is None:
-                continue
-            edge = _next_edge(position, market)
-            if position.qty > 0:
-                high = min(high, edge)
-            else:
-                low = max(low, edge)
-            trails = trails or position.epoch.extreme is not None
-            for reservation in position.reservations:
-                if reservation.state is not ReservationState.UNKNOWN:
-                    silent_since = min(silent_since, reservation.heard_ms)
-    return Book(market, kept, low, high, trails, silent_since, terms)
-
-
-def _key_of(position: Position) -> Key:
-    return position.key
+        low = max((_next_edge(p, market) for p in held if p.qty < 0), default=-INFINITY)
+        high = min((_next_edge(p, market) for p in held if p.qty > 0), default=INFINITY)
+    trails = any(p.open_epoch.extreme is not None for p in held)
+    heard = (r.heard_ms for p in held for r in p.reservations if r.state is not ReservationState.UNKNOWN)
+    return Book(market, kept, low, high, trails, min(heard, default=NEVER_MS), held[0].open_epoch.terms)
 
 
 def _next_edge(position: Position, market: Market) -> Decimal:
@@ -82,8 +70,8 @@ def _next_edge(position: Position, market: Market) -> Decimal:
         return -sign * INFINITY
     edges = [
         position.price_at(terms.trigger(rung))
-        for index, (rung, rung_state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
-        if rung_state.may_fire or index >= epoch.crossed
+        for rung, rung_state in zip(terms.ladder, epoch.rungs, strict=True)
+        if rung_state.may_fire
     ]
     edges += [sign * max(sign * better.stop, sign * better.since) for better in better_stops(position, market)]
     if epoch.extreme is not None:

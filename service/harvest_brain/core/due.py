@@ -13,8 +13,8 @@ from typing import NamedTuple
 from harvest_brain.core.events import Price
 from harvest_brain.core.intents import Action, Intent, harvest_claim, shown_r, stop_claim
 from harvest_brain.core.market import Market
-from harvest_brain.core.numbers import plain
-from harvest_brain.core.policy import RungState, break_even, share_of, trailing_stop, worth_moving
+from harvest_brain.core.numbers import ZERO, floor_to_step, plain
+from harvest_brain.core.policy import Dust, RungState, break_even, trailing_stop, worth_moving
 from harvest_brain.core.position import Epoch, Position
 
 
@@ -30,7 +30,7 @@ def noted(position: Position, price: Decimal) -> Position:
     """The position having seen `price`: how many rungs were ever reached, and the trail's best price."""
     epoch = position.open_epoch
     terms = epoch.terms
-    crossed = max(epoch.crossed, sum(position.has_reached(price, terms.trigger(rung)) for rung in terms.ladder))
+    crossed = max(epoch.crossed, position.rungs_reached(price))
     extreme = epoch.extreme
     if extreme is None:
         if terms.trail_atr_mult and position.has_reached(price, terms.trail_start_r):
@@ -49,21 +49,20 @@ def due_harvest(position: Position, trigger: Price, fresh_ms: int, published: fr
     terms = epoch.terms
     claims = {
         index: harvest_claim(epoch.epoch_id, index)
-        for index, (rung, state) in enumerate(zip(terms.ladder, epoch.rungs, strict=True))
-        if state.may_fire and position.has_reached(price, terms.trigger(rung))
+        for index, state in enumerate(epoch.rungs[: position.rungs_reached(price)])
+        if state.may_fire
     }
     if not claims:
         return None
     claims = {index: claim for index, claim in claims.items() if claim in published} or claims
     crossed = tuple(claims)
-    free = abs(position.qty) - epoch.outstanding
-    share = share_of(terms, crossed, epoch.peak, epoch.target, epoch.issued, free, price)
-    mark = RungState.FIRED if share.qty else RungState.CARRIED
+    qty, target = share_of(position, crossed, price)
+    mark = RungState.FIRED if qty else RungState.CARRIED
     after = replace(
         epoch,
         rungs=tuple(mark if index in crossed else state for index, state in enumerate(epoch.rungs)),
-        target=share.target,
-        issued=epoch.issued + share.qty,
+        target=target,
+        issued=epoch.issued + qty,
     )
     highest = terms.trigger(terms.ladder[crossed[-1]])
     intent = Intent(
@@ -71,13 +70,33 @@ def due_harvest(position: Position, trigger: Price, fresh_ms: int, published: fr
         tuple(claims.values()),
         position,
         trigger,
-        share.qty,
+        qty,
         f"R={plain(shown_r(position, price))} >= {plain(highest)}",
         trigger.time_ms + fresh_ms,
         rungs=tuple(terms.ladder[index].level for index in crossed),
         stop=epoch.stop,
     )
     return Due(intent, after)
+
+
+def share_of(position: Position, crossed: tuple[int, ...], price: Decimal) -> tuple[Decimal, Decimal]:
+    """The one partial close for all `crossed` rungs, with carried rounding, capped by what is free: the size to close
+    now (0: carried), and the target of the epoch after it, both in base asset.
+
+    The target accumulates fraction * peak, `issued` is what was published; their difference is what is owed, remainders
+    of earlier roundings included. Never rounded up. Closing the dust as well doesn't lift the sum of all harvests above
+    the peak either, be it that nothing of them was filled, as in shadow mode.
+    """
+    epoch = position.open_epoch
+    terms, free = epoch.terms, abs(position.qty) - epoch.outstanding
+    target = epoch.target
+    for index in crossed:
+        target += terms.ladder[index].fraction * epoch.peak
+    qty = floor_to_step(max(min(target - epoch.issued, free), ZERO), terms.qty_step)
+    last = crossed[-1] == len(terms.ladder) - 1
+    if last and terms.dust is Dust.CLOSE_ALL and not terms.tradeable(free - qty, price):
+        qty = floor_to_step(min(free, epoch.peak - epoch.issued), terms.qty_step)
+    return (qty if terms.tradeable(qty, price) else ZERO), target
 
 
 class BetterStop(NamedTuple):

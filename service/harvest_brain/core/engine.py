@@ -30,7 +30,6 @@ from typing import Any, NamedTuple
 from harvest_brain.core.books import EMPTY_BOOK, Book, book_of
 from harvest_brain.core.due import Due, due_harvest, due_stop, noted
 from harvest_brain.core.events import (
-    PLAUSIBLE_ARRIVAL_MS,
     Clear,
     Event,
     Fill,
@@ -197,7 +196,7 @@ class _Batch:
             self.notes.append(f"{new.key} is suspect and not harvested: {new.suspect}")
         if new.epoch is None:
             self._no_longer_waits(new.key)
-        market = book.market if price is None or book.market is not None else Market(price)
+        market = book.market or (None if price is None else Market(price))
         self.books[new.key.symbol] = book_of(market, (*(p for p in book.positions if p.key != new.key), new))
 
     # Fills and orders: always tracked.
@@ -363,10 +362,7 @@ class _Batch:
             return "kill-switch"
         if self.gate.now_ms - event.time_ms > self.policy.fresh_ms:
             return "stale price"
-        latest = self.gate.now_ms
-        if event.arrived_ms >= PLAUSIBLE_ARRIVAL_MS:
-            latest = min(latest, event.arrived_ms)
-        if event.time_ms - latest > FUTURE_MS:
+        if event.time_ms - happened_ms(self.gate.now_ms, event.arrived_ms) > FUTURE_MS:
             return "price from the future"
         return ""
 

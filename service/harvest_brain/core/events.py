@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 from enum import StrEnum
-from typing import NamedTuple, final
+from typing import NamedTuple
 
 
 class Side(StrEnum):
@@ -20,10 +20,6 @@ class Side(StrEnum):
     @property
     def sign(self) -> int:
         return 1 if self is Side.BUY else -1
-
-    @property
-    def opposite(self) -> Side:
-        return Side.SELL if self is Side.BUY else Side.BUY
 
 
 class PositionSide(StrEnum):
@@ -56,7 +52,6 @@ class OrderRef(NamedTuple):
     correlation_id: str = ""
 
 
-@final
 class Fill(NamedTuple):
     """An execution. `qty` in base asset (> 0), `price` and `stop` in quote currency (> 0).
 
@@ -79,7 +74,6 @@ class Fill(NamedTuple):
     cumulative: Decimal | None = None
 
 
-@final
 class Price(NamedTuple):
     """A price of `symbol` in quote currency, at `time_ms`; `arrived_ms` is the time in the entry's id."""
 
@@ -90,7 +84,6 @@ class Price(NamedTuple):
     arrived_ms: int
 
 
-@final
 class OrderUpdate(NamedTuple):
     """News of an order that is no fill: acknowledged, or ended (rejected, expired, cancelled). `account` is empty where
     the producer names none."""
@@ -104,7 +97,6 @@ class OrderUpdate(NamedTuple):
     account: str = ""
 
 
-@final
 class Snapshot(NamedTuple):
     """What somebody else says a position is: `qty` signed, in base asset, 0 for none; `average` entry, `mark` price and
     `stop` in quote currency. `time_ms` is when it was so, at the latest when it arrived."""
@@ -118,7 +110,6 @@ class Snapshot(NamedTuple):
     stop: Decimal | None = None
 
 
-@final
 class PnlSnapshot(NamedTuple):
     """What somebody else says the open positions of a symbol have earned so far, in quote currency."""
 
@@ -128,7 +119,6 @@ class PnlSnapshot(NamedTuple):
     unrealized: Decimal
 
 
-@final
 class Release(NamedTuple):
     """The operator says that a harvest of which nothing is known did not happen and will not."""
 
@@ -138,7 +128,6 @@ class Release(NamedTuple):
     intent_id: str
 
 
-@final
 class Clear(NamedTuple):
     """The operator says that the books of a suspect symbol are right."""
 
@@ -146,7 +135,6 @@ class Clear(NamedTuple):
     symbol: str
 
 
-@final
 class Gap(NamedTuple):
     """Entries that nobody will ever read: `missed` of them at least, none where that can't be told."""
 
@@ -154,7 +142,6 @@ class Gap(NamedTuple):
     reason: str
 
 
-@final
 class Passed(NamedTuple):
     """An entry with a status that means nothing here: counted by status and passed over."""
 
@@ -162,7 +149,6 @@ class Passed(NamedTuple):
     status: str
 
 
-@final
 class Malformed(NamedTuple):
     """An entry that cannot be used: it goes to the dead letters with its fields and the reason.
 

@@ -12,7 +12,6 @@ from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, Context, Decimal, Di
 
 ARITHMETIC = Context(prec=50, traps=[InvalidOperation, DivisionByZero, Overflow])
 ZERO = Decimal(0)
-ONE = Decimal(1)
 INFINITY = Decimal("Infinity")
 BASIS_POINT = Decimal("0.0001")
 

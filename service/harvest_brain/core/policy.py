@@ -1,4 +1,4 @@
-"""When to take profit, how much, and where the stop goes.
+"""When to take profit, and where the stop goes.
 
 The terms (ladder, break-even, trail, steps and minima) are copied into an epoch when it opens, so a changed
 configuration holds for new epochs only. A rung's life: *armed* until a price reaches it, then *fired* when
@@ -20,9 +20,7 @@ from typing import Any, NamedTuple
 
 from harvest_brain.core.numbers import (
     BASIS_POINT,
-    ONE,
     ZERO,
-    floor_to_step,
     parse_decimal,
     plain,
     round_to_tick,
@@ -198,47 +196,11 @@ def least_risk(average: Decimal, terms: Terms) -> Decimal:
     return max(2 * terms.price_tick, average * terms.min_risk_bps * BASIS_POINT)
 
 
-class Share(NamedTuple):
-    """What the rungs crossed by a price come to: the size to close now (0: carried), and the accumulated target of the
-    epoch after it, both in base asset."""
-
-    qty: Decimal
-    target: Decimal
-
-
-def share_of(
-    terms: Terms,
-    crossed: tuple[int, ...],
-    peak: Decimal,
-    target: Decimal,
-    issued: Decimal,
-    free: Decimal,
-    price: Decimal,
-) -> Share:
-    """The one partial close for all `crossed` rungs, with carried rounding, capped by what is `free`.
-
-    `target` accumulates fraction * peak, `issued` what was published; their difference is what is owed,
-    remainders of earlier roundings included. Never rounded up. Closing the dust as well doesn't lift the sum of all
-    harvests above the peak either, be it that nothing of them was filled, as in shadow mode.
-    """
-    for index in crossed:
-        target += terms.ladder[index].fraction * peak
-    qty = floor_to_step(max(min(target - issued, free), ZERO), terms.qty_step)
-    last = crossed[-1] == len(terms.ladder) - 1
-    if last and terms.dust is Dust.CLOSE_ALL and not terms.tradeable(free - qty, price):
-        qty = floor_to_step(min(free, peak - issued), terms.qty_step)
-    if not terms.tradeable(qty, price):
-        qty = ZERO
-    return Share(qty, target)
-
-
 def break_even(sign: int, average: Decimal, terms: Terms) -> Decimal:
     """The price (quote currency) at which closing pays for both fees: long `a(1+f)/(1-f)` rounded up to the tick,
     short `a(1-f)/(1+f)` rounded down, from setting the profit after two fees of rate f to zero."""
-    fee = terms.be_fee_rate
-    if sign > 0:
-        return round_to_tick(average * (ONE + fee) / (ONE - fee), terms.price_tick, up=True)
-    return round_to_tick(average * (ONE - fee) / (ONE + fee), terms.price_tick, up=False)
+    fee = sign * terms.be_fee_rate
+    return round_to_tick(average * (1 + fee) / (1 - fee), terms.price_tick, up=sign > 0)
 
 
 def trailing_stop(sign: int, extreme: Decimal, atr: Decimal, terms: Terms) -> Decimal:

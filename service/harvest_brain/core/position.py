@@ -83,6 +83,27 @@ class Epoch:
     extreme: Decimal | None = None
     reservations: tuple[Reservation, ...] = ()
 
+    @classmethod
+    def begin(
+        cls, key: Key, identity: str, qty: Decimal, average: Decimal, stop: Decimal | None, time_ms: int, terms: Terms
+    ) -> Epoch:
+        """The epoch of a position that goes from flat to `qty` (signed) at `average`, by what `identity` names."""
+        sign = 1 if qty > 0 else -1
+        risk = risk_of(sign, average, stop, terms)
+        return cls(
+            epoch_id=epoch_id_of(key, identity),
+            sign=sign,
+            opened_ms=time_ms,
+            opening_order=OrderRef(),
+            terms=terms,
+            r_unit=risk.unit,
+            risk_source=risk.source,
+            peak=abs(qty),
+            rungs=(RungState.ARMED,) * len(terms.ladder),
+            risk_stop=risk.stop,
+            stop=risk.stop,
+        )
+
     @property
     def outstanding(self) -> Decimal:
         """What is reserved for harvests on their way, in base asset."""
@@ -133,6 +154,11 @@ class Position:
         """Whether R is at least `r` at `price`."""
         edge = self.price_at(r)
         return price >= edge if self.qty > 0 else price <= edge
+
+    def rungs_reached(self, price: Decimal) -> int:
+        """How many rungs of the ladder, from the lowest on, may fire at `price`."""
+        terms = self.open_epoch.terms
+        return sum(self.has_reached(price, terms.trigger(rung)) for rung in terms.ladder)
 
     def money_r(self, price: Decimal) -> Decimal:
         """(realised + unrealised - fees) / (risk per unit * peak size): what the whole epoch earned, in R."""
@@ -204,42 +230,20 @@ def _split_fee(fill: Fill) -> tuple[Decimal, Decimal]:
     return (fill.fee, ZERO) if symbol.startswith(asset) else (ZERO, ZERO)
 
 
-def _may_hold(side: PositionSide, qty: Decimal) -> bool:
-    return side is PositionSide.NET or (qty > 0) == (side is PositionSide.LONG)
-
-
 def suspected(position: Position, reason: str) -> Position:
     """`position` with `reason` to distrust it, unless there is one already."""
     return replace(position, suspect=position.suspect or reason)
 
 
 def _grown(position: Position, fill: Fill, identity: str, delta: Decimal, fees: Decimal, terms: Terms) -> Position:
-    side = position.key.position_side
-    if not _may_hold(side, delta):
+    key, side = position.key, position.key.position_side
+    if side is not PositionSide.NET and (delta > 0) != (side is PositionSide.LONG):
         return suspected(position, f"a {fill.side} of {plain(fill.qty)} is more than the {side} side holds")
     if position.epoch is None:
-        return _opened(position, fill, identity, delta, fees, terms)
+        epoch = Epoch.begin(key, identity, delta, fill.price, fill.stop, fill.time_ms, terms)
+        epoch = replace(epoch, opening_order=fill.order, fees=fees)
+        return replace(position, qty=delta, average=fill.price, epoch=epoch)
     return _added(position, fill, delta, fees)
-
-
-def _opened(position: Position, fill: Fill, identity: str, qty: Decimal, fees: Decimal, terms: Terms) -> Position:
-    sign = 1 if qty > 0 else -1
-    risk = risk_of(sign, fill.price, fill.stop, terms)
-    epoch = Epoch(
-        epoch_id=epoch_id_of(position.key, identity),
-        sign=sign,
-        opened_ms=fill.time_ms,
-        opening_order=fill.order,
-        terms=terms,
-        r_unit=risk.unit,
-        risk_source=risk.source,
-        peak=abs(qty),
-        rungs=(RungState.ARMED,) * len(terms.ladder),
-        fees=fees,
-        risk_stop=risk.stop,
-        stop=risk.stop,
-    )
-    return replace(position, qty=qty, average=fill.price, epoch=epoch)
 
 
 def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Position:
@@ -247,7 +251,7 @@ def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Pos
     qty = position.qty + delta
     average = (position.average * abs(position.qty) + fill.price * abs(delta)) / abs(qty)
     epoch = replace(epoch, peak=max(epoch.peak, abs(qty)), fees=epoch.fees + fees)
-    if not _same_order(epoch.opening_order, fill.order):
+    if not any(mine and mine == theirs for mine, theirs in zip(epoch.opening_order, fill.order, strict=True)):
         epoch = replace(epoch, opening_order=OrderRef())
     elif not epoch.risk_is_frozen:
         risk = risk_of(epoch.sign, average, fill.stop if fill.stop is not None else epoch.risk_stop, epoch.terms)
@@ -255,10 +259,6 @@ def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Pos
         stop = epoch.stop if epoch.stop_seq else risk.stop
         epoch = replace(epoch, r_unit=risk.unit, risk_source=risk.source, risk_stop=risk.stop, stop=stop)
     return replace(position, qty=qty, average=average, epoch=epoch)
-
-
-def _same_order(opening: OrderRef, order: OrderRef) -> bool:
-    return any(mine and mine == theirs for mine, theirs in zip(opening, order, strict=True))
 
 
 def _reduced(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Folded:

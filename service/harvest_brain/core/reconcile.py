@@ -29,8 +29,8 @@ from typing import NamedTuple
 
 from harvest_brain.core.events import Key, OrderRef, PnlSnapshot, PositionSide, Snapshot
 from harvest_brain.core.numbers import BASIS_POINT, ZERO, plain
-from harvest_brain.core.policy import RungState, Terms, risk_of
-from harvest_brain.core.position import Epoch, Holding, Position, epoch_id_of, suspected
+from harvest_brain.core.policy import RungState, Terms
+from harvest_brain.core.position import Epoch, Holding, Position, suspected
 from harvest_brain.core.reservations import capped
 
 # Producers count in binary floating point; what differs by less is the same quantity.
@@ -101,7 +101,11 @@ def _adopted(position: Position, snapshot: Snapshot, prices: Iterable[Decimal], 
     if epoch is not None and epoch.sign * snapshot.qty > 0:
         epoch = _adjusted(epoch, snapshot, resized=abs(position.qty) != abs(snapshot.qty))
     else:
-        epoch = _begun(position.key, snapshot, terms)
+        identity = f"adjustment:{snapshot.entry_id}"
+        epoch = Epoch.begin(
+            position.key, identity, snapshot.qty, snapshot.average, snapshot.stop, snapshot.time_ms, terms
+        )
+        epoch = replace(epoch, stop=snapshot.stop)
     adopted = Position(position.key, snapshot.qty, snapshot.average, epoch=epoch, adopted_ms=snapshot.time_ms)
     return skip_crossed(adopted, prices)
 
@@ -120,34 +124,13 @@ def _adjusted(epoch: Epoch, snapshot: Snapshot, *, resized: bool) -> Epoch:
     )
 
 
-def _begun(key: Key, snapshot: Snapshot, terms: Terms) -> Epoch:
-    sign = 1 if snapshot.qty > 0 else -1
-    risk = risk_of(sign, snapshot.average, snapshot.stop, terms)
-    return Epoch(
-        epoch_id=epoch_id_of(key, f"adjustment:{snapshot.entry_id}"),
-        sign=sign,
-        opened_ms=snapshot.time_ms,
-        opening_order=OrderRef(),
-        terms=terms,
-        r_unit=risk.unit,
-        risk_source=risk.source,
-        peak=abs(snapshot.qty),
-        rungs=(RungState.ARMED,) * len(terms.ladder),
-        risk_stop=risk.stop,
-        stop=snapshot.stop,
-    )
-
-
 def skip_crossed(position: Position, prices: Iterable[Decimal] = ()) -> Position:
     """`position` with every rung skipped that is not through and was crossed before or by one of `prices`, and with
     nothing owed from before."""
     epoch = position.epoch
     if epoch is None:
         return position
-    reached = [
-        sum(position.has_reached(price, epoch.terms.trigger(rung)) for rung in epoch.terms.ladder) for price in prices
-    ]
-    crossed = max(epoch.crossed, *reached, 0)
+    crossed = max([epoch.crossed, *map(position.rungs_reached, prices)])
     rungs = tuple(
         RungState.SKIPPED if index < crossed and rung.may_fire else rung for index, rung in enumerate(epoch.rungs)
     )

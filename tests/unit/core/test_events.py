@@ -9,10 +9,6 @@ def test_long_and_short_are_signs() -> None:
     assert (Side.BUY.sign, Side.SELL.sign) == (1, -1)
 
 
-def test_each_side_closes_the_other() -> None:
-    assert (Side.BUY.opposite, Side.SELL.opposite) == (Side.SELL, Side.BUY)
-
-
 def test_with_one_account_in_one_way_mode_the_key_is_the_symbol() -> None:
     assert str(Key("", "ETHUSDT", PositionSide.NET)) == "ETHUSDT"
 

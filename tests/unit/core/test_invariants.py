@@ -486,7 +486,7 @@ def _mirrored(event: Event, names: dict[str, str]) -> Event:
     if isinstance(event, Fill):
         key = event.key._replace(position_side=_OTHER[event.key.position_side])
         stop = None if event.stop is None else _across(event.stop)
-        return event._replace(key=key, side=event.side.opposite, price=_across(event.price), stop=stop)
+        return event._replace(key=key, side=_OTHER_WAY[event.side], price=_across(event.price), stop=stop)
     return event
 
 
@@ -498,7 +498,7 @@ def mirrored(said: dict[str, Any]) -> dict[str, Any]:
         said
         | across
         | {
-            "side": said["side"].opposite,
+            "side": _OTHER_WAY[said["side"]],
             "key": key._replace(position_side=_OTHER[key.position_side]),
             "position_qty": -said["position_qty"],
             "average": _across(said["average"]),
@@ -511,5 +511,6 @@ _OTHER = {
     PositionSide.LONG: PositionSide.SHORT,
     PositionSide.SHORT: PositionSide.LONG,
 }
+_OTHER_WAY = {Side.BUY: Side.SELL, Side.SELL: Side.BUY}
 _FINE = Decimal("1e-12")
 _NOBODY = OrderRef()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal, localcontext
 
 import pytest
@@ -11,6 +12,8 @@ from hypothesis import strategies as st
 from tests.support.world import Way, terms
 from tests.unit.core.strategies import decimals, ladders, quantities, steps
 
+from harvest_brain.core.due import share_of
+from harvest_brain.core.events import Key, PositionSide
 from harvest_brain.core.numbers import ARITHMETIC, ZERO, plain
 from harvest_brain.core.policy import (
     Dust,
@@ -22,10 +25,10 @@ from harvest_brain.core.policy import (
     override_terms,
     parse_ladder,
     risk_of,
-    share_of,
     trailing_stop,
     worth_moving,
 )
+from harvest_brain.core.position import Epoch, Position, Reservation
 
 D = Decimal
 DEFAULTS = Terms(ladder=parse_ladder("0.5:0.25,1.0:0.25,1.5:0.25"))
@@ -218,14 +221,34 @@ def test_the_least_risk_is_two_ticks_or_some_basis_points_of_the_entry() -> None
 # Sizes.
 
 
+def share(
+    rules: Terms,
+    crossed: tuple[int, ...],
+    peak: Decimal,
+    target: Decimal,
+    issued: Decimal,
+    free: Decimal,
+    price: Decimal,
+) -> tuple[Decimal, Decimal]:
+    """What the rungs `crossed` come to in a long position of which so much is `free`; the rest of it is on its way."""
+    key, held = Key("", "ETHUSDT", PositionSide.NET), 2 * max(free, D(1))
+    epoch = replace(
+        Epoch.begin(key, "F1", peak, D(100), D(98), 0, rules),
+        target=target,
+        issued=issued,
+        reservations=(Reservation("hb-x-r1", held - free, 0),),
+    )
+    return share_of(Position(key, held, D(100), epoch=epoch), crossed, price)
+
+
 def shares(rules: Terms, peak: str, *, price: str = "100") -> list[Decimal]:
     """What each rung in turn sells of a position that nothing else touches."""
     target = issued = ZERO
     sizes = []
     for index in range(len(rules.ladder)):
-        share = share_of(rules, (index,), D(peak), target, issued, D(peak) - issued, D(price))
-        target, issued = share.target, issued + share.qty
-        sizes.append(share.qty)
+        qty, target = share(rules, (index,), D(peak), target, issued, D(peak) - issued, D(price))
+        issued += qty
+        sizes.append(qty)
     return sizes
 
 
@@ -239,18 +262,17 @@ def test_a_share_is_never_rounded_up() -> None:
 
 
 def test_all_crossed_rungs_make_one_share() -> None:
-    share = share_of(terms(), (0, 1, 2), D(1), ZERO, ZERO, D(1), D(100))
-    assert share == (D("0.75"), D("0.75"))
+    assert share(terms(), (0, 1, 2), D(1), ZERO, ZERO, D(1), D(100)) == (D("0.75"), D("0.75"))
 
 
 def test_a_share_is_capped_by_what_is_free() -> None:
-    assert share_of(terms(), (0,), D(1), ZERO, ZERO, D("0.1"), D(100)).qty == D("0.1")
-    assert share_of(terms(), (0,), D(1), ZERO, ZERO, ZERO, D(100)).qty == 0
-    assert share_of(terms(), (0,), D(1), ZERO, ZERO, D("-0.1"), D(100)).qty == 0
+    assert share(terms(), (0,), D(1), ZERO, ZERO, D("0.1"), D(100))[0] == D("0.1")
+    assert share(terms(), (0,), D(1), ZERO, ZERO, ZERO, D(100))[0] == 0
+    assert share(terms(), (0,), D(1), ZERO, ZERO, D("-0.1"), D(100))[0] == 0
 
 
 def test_nothing_is_owed_when_more_was_issued_than_asked_for() -> None:
-    assert share_of(terms(), (1,), D(1), D("0.25"), D("0.6"), D("0.4"), D(100)).qty == 0
+    assert share(terms(), (1,), D(1), D("0.25"), D("0.6"), D("0.4"), D(100))[0] == 0
 
 
 def test_a_share_below_the_minimum_is_carried() -> None:
@@ -274,20 +296,20 @@ def test_the_last_rung_closes_all_when_told_so_and_the_remainder_is_below_the_mi
 
 def test_only_the_last_rung_closes_the_dust() -> None:
     rules = terms(ladder="1:0.45,2:0.45", dust=Dust.CLOSE_ALL, min_qty="0.6")
-    assert share_of(rules, (0,), D(1), ZERO, ZERO, D(1), D(100)).qty == 0
-    assert share_of(rules, (0, 1), D(1), ZERO, ZERO, D(1), D(100)).qty == D(1)
+    assert share(rules, (0,), D(1), ZERO, ZERO, D(1), D(100))[0] == 0
+    assert share(rules, (0, 1), D(1), ZERO, ZERO, D(1), D(100))[0] == D(1)
 
 
 def test_closing_the_dust_stays_on_the_step() -> None:
     rules = terms(ladder="1:0.5", dust=Dust.CLOSE_ALL, qty_step="0.1", min_qty="0.7")
-    assert share_of(rules, (0,), D("1.05"), ZERO, ZERO, D("1.05"), D(100)).qty == D("1.0")
+    assert share(rules, (0,), D("1.05"), ZERO, ZERO, D("1.05"), D(100))[0] == D("1.0")
 
 
 def test_closing_the_dust_does_not_lift_the_sum_of_harvests_above_the_peak() -> None:
     # Nothing of the first 0.5 was filled; the price fell until what remains is worth less than the minimum.
     rules = terms(ladder="1:0.5,2:0.5", dust=Dust.CLOSE_ALL, min_notional="49")
-    assert share_of(rules, (1,), D(1), D("0.5"), D("0.5"), D(1), D(97)).qty == 0
-    assert share_of(rules, (1,), D(2), D("0.5"), D("0.5"), D(2), D(33)).qty == D("1.5")
+    assert share(rules, (1,), D(1), D("0.5"), D("0.5"), D(1), D(97))[0] == 0
+    assert share(rules, (1,), D(2), D("0.5"), D("0.5"), D(2), D(33))[0] == D("1.5")
 
 
 @given(ladders(), quantities(), steps(), decimals("0", "1", 2), st.sampled_from(Dust))
