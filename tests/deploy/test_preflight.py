@@ -103,6 +103,28 @@ def test_a_redis_elsewhere_needs_its_address_in_the_units_firewall(inventory: Pa
     assert "UNREACHABLE" not in said
 
 
+def test_sentinels_are_found_at_addresses_of_either_kind_and_with_spaces_between(inventory: Path) -> None:
+    said = deploy(inventory, **settings(REDIS_SENTINELS="fd00::5:26379, 10.0.0.6:26380", REDIS_SENTINEL_MASTER="m"))
+    assert "Redis is at fd00::5, 10.0.0.6, and the unit" in " ".join(said.split())
+    assert "UNREACHABLE" not in said
+
+
+@pytest.mark.parametrize("name", ["harvest_redis_password", "harvest_redis_operator_password"])
+def test_a_password_that_yaml_takes_for_a_number_is_refused(inventory: Path, name: str) -> None:
+    given: dict[str, Any] = {name: 12345678, **settings(REDIS_USERNAME="hb")}
+    said = deploy(inventory, **given)
+    assert f'{name} is no text: put it into quotes, as in "12345".' in " ".join(said.split())
+    assert "12345678" not in said
+    assert "UNREACHABLE" not in said
+
+
+def test_off_without_quotes_which_yaml_takes_for_a_no_is_refused(inventory: Path) -> None:
+    """It would have been the way back to the last proven release."""
+    said = deploy(inventory, "rollback", harvest_rollback_to=False)
+    assert 'harvest_rollback_to is no text: put it into quotes, as in "off".' in " ".join(said.split())
+    assert "UNREACHABLE" not in said
+
+
 def test_an_operators_password_needs_the_daemons_user_to_be_named(inventory: Path) -> None:
     for named in ({}, {"REDIS_URL": "redis://hb@127.0.0.1:6379", "REDIS_USERNAME": "hb"}):
         said = deploy(inventory, harvest_redis_operator_password="secret", **settings(**named))
