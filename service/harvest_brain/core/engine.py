@@ -199,6 +199,13 @@ class _Batch:
         market = book.market or (None if price is None else Market(price))
         self.books[new.key.symbol] = book_of(market, (*(p for p in book.positions if p.key != new.key), new))
 
+    def _suspect_rivals(self, key: Key, witness: str) -> list[Position]:
+        """Suspect the positions that the account can't hold beside that of `key`, which `witness` has it hold."""
+        rivals = [p for p in self.book(key.symbol).positions if p.epoch is not None and excludes(p.key, key)]
+        for rival in rivals:
+            self._put(suspected(rival, f"{witness} has a {key.position_side} position beside it"))
+        return rivals
+
     # Fills and orders: always tracked.
 
     def fill(self, fill: Fill) -> None:
@@ -239,6 +246,8 @@ class _Batch:
             after = suspected(after, f"late fill across zero: {own}")
         if fill.time_ms <= before.adopted_ms:
             after = suspected(after, f"fill {identity} is from before the snapshot that the position was adopted from")
+        if after.epoch is not None and (rivals := self._suspect_rivals(fill.key, f"fill {fill.entry_id}")):
+            after = suspected(after, f"fill {fill.entry_id} has it beside a {rivals[0].key.position_side} position")
         self._put(self._timed_out(replace(after, claimed=None), fill.time_ms), fill.price)
 
     def order_update(self, update: OrderUpdate) -> None:
@@ -273,14 +282,10 @@ class _Batch:
 
     def snapshot(self, event: Snapshot) -> None:
         book, position = self.book(event.key.symbol), self._held(event.key)
-        rivals = [p for p in book.positions if p.epoch is not None and excludes(p.key, event.key)]
         if self._unsettled(event.key, event.time_ms):
             self.counts["snapshot:too soon after a fill"] += 1
-        elif rivals and event.qty:
+        elif event.qty and self._suspect_rivals(event.key, f"snapshot {event.entry_id}"):
             self.counts["snapshot:mismatch"] += 1
-            for rival in rivals:
-                reason = f"snapshot {event.entry_id} has a {event.key.position_side} position beside it"
-                self._put(suspected(rival, reason))
         else:
             prices = [price for price in (event.mark, book.market and book.market.last) if price is not None]
             verdict = compare(position, event, prices, self._terms(event.key))

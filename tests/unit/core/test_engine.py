@@ -18,7 +18,7 @@ from harvest_brain.core.engine import (
     Waiting,
     remembered_names,
 )
-from harvest_brain.core.events import Fill, Key, Malformed, Passed, PositionSide, Price, Side
+from harvest_brain.core.events import Clear, Fill, Key, Malformed, Passed, PositionSide, Price, Side
 from harvest_brain.core.identity import marks_of
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
@@ -252,6 +252,96 @@ def test_a_clash_leaves_the_other_positions_of_the_symbol_alone() -> None:
     world.see(world.fill(Side.BUY, 2, 100, fill_id="F1", account="a"))
     suspects = {p.key.account: bool(p.suspect) for p in world.state.positions()}
     assert suspects == {"a": True, "b": False}
+
+
+# One-way and hedge mode: an account has one net position of a symbol, or a long and a short side.
+
+NET, HEDGED = PositionSide.NET, PositionSide.LONG
+
+
+def suspicions(world: World) -> dict[PositionSide, str]:
+    return {p.key.position_side: p.suspect for p in world.state.positions()}
+
+
+@pytest.mark.parametrize(
+    ("held", "said", "side"),
+    [(NET, HEDGED, Side.BUY), (HEDGED, NET, Side.BUY), (HEDGED, NET, Side.SELL)],
+    ids=["a side beside net", "net beside a side", "meant to close a side"],
+)
+def test_a_fill_that_opens_what_an_account_cannot_hold_beside_the_rest_is_tracked_and_makes_both_suspect(
+    live: bool, held: PositionSide, said: PositionSide, side: Side
+) -> None:
+    world = World(policy(live=live))
+    world.open(LONG, position_side=held)
+    fill = world.fill(side, "0.5", 101, stop=99 if side is Side.BUY else 103, position_side=said)
+    assert world.see(fill) == ()
+    assert {p.key.position_side: p.qty for p in world.state.positions()} == {held: 1, said: side.sign * D("0.5")}
+    assert suspicions(world) == {
+        held: f"fill {fill.entry_id} has a {said} position beside it",
+        said: f"fill {fill.entry_id} has it beside a {held} position",
+    }
+    assert len(world.notes) == 2
+    assert world.counts["fill:applied"] == 2
+    assert world.price(102) == world.price(98) == ()
+    assert world.counts["refused:suspect"] > 0
+
+
+def test_both_hedge_sides_are_suspect_when_a_net_position_opens_beside_them() -> None:
+    world = World(policy())
+    for way, side in ((LONG, PositionSide.LONG), (SHORT, PositionSide.SHORT)):
+        world.open(way, position_side=side)
+    assert not any(suspicions(world).values()), "which an account can hold"
+    world.open(LONG, account="other")
+    assert not any(suspicions(world).values()), "what another one holds is no matter"
+    world.see(world.fill(Side.SELL, 1, 101))
+    assert [bool(p.suspect) for p in world.state.positions() if not p.key.account] == [True, True, True]
+    assert [p.suspect for p in world.state.positions() if p.key.account] == [""]
+
+
+@pytest.mark.parametrize(("before", "after"), [(NET, HEDGED), (HEDGED, NET)], ids=["to hedge", "to one-way"])
+@pytest.mark.parametrize("remembered", [True, False], ids=["suspect", "forgotten"])
+def test_an_account_that_is_flat_may_change_between_one_way_and_hedge_mode(
+    before: PositionSide, after: PositionSide, remembered: bool
+) -> None:
+    """Also when the flat position is remembered, since it is suspect: it is not held any more."""
+    world = World(policy())
+    world.open(LONG, position_side=before, fill_id="F1")
+    if remembered:
+        world.see(world.fill(Side.BUY, 2, 100, position_side=before, fill_id="F1"))
+    world.see(world.fill(Side.SELL, 1, 100, position_side=before))
+    world.open(LONG, position_side=after)
+    assert {side: bool(suspect) for side, suspect in suspicions(world).items()} == (
+        {before: True, after: False} if remembered else {after: False}
+    )
+
+
+def test_a_fill_that_leaves_nothing_contradicts_nothing() -> None:
+    world = World(policy())
+    world.open(LONG, position_side=HEDGED)
+    world.open(LONG)
+    world.see(Clear("1-0", SYMBOL))
+    world.see(world.fill(Side.SELL, 1, 101, position_side=HEDGED))
+    assert suspicions(world) == {NET: ""}
+
+
+def test_what_was_cleared_is_suspect_again_when_a_fill_repeats_the_contradiction() -> None:
+    world = World(policy())
+    world.open(LONG, position_side=HEDGED)
+    world.open(LONG)
+    world.see(Clear("1-0", SYMBOL))
+    assert suspicions(world) == {NET: "", HEDGED: ""}
+    world.open(LONG)
+    assert all(suspicions(world).values())
+
+
+def test_beside_what_it_cannot_be_held_with_a_position_is_right_again_when_two_snapshots_have_the_other_flat() -> None:
+    world = World(policy())
+    world.open(LONG, position_side=HEDGED)
+    world.see(world.fill(Side.SELL, 1, 101))
+    world.see(*(world.snapshot(0) for _ in range(2)))
+    world.see(*(world.snapshot(1, position_side=HEDGED) for _ in range(2)))
+    [position] = [p for p in world.state.positions() if p.epoch is not None]
+    assert (position.key.position_side, position.qty, position.suspect) == (HEDGED, D(1), "")
 
 
 def test_rebuilding_from_the_same_stream_gives_the_same_epoch_ids(way: Way) -> None:

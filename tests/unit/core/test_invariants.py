@@ -29,6 +29,7 @@ from harvest_brain.core.events import (
     Event,
     Fill,
     Gap,
+    Key,
     Malformed,
     OrderRef,
     OrderUpdate,
@@ -470,7 +471,8 @@ def test_incident_24_a_short_is_a_long_upside_down(policy: Policy, history: list
     names: dict[str, str] = {}
     for step in steps:
         event = step.event
-        intents = flipped.see(_mirrored(event, names))
+        # Long and short of one symbol are judged in the order of their keys, so here the other way round.
+        intents = sorted(flipped.see(_mirrored(event, names)), key=lambda intent: _across_from(intent.key))
         names |= {mine.intent_id: theirs.intent_id for mine, theirs in zip(step.intents, intents, strict=True)}
         assert [told(i) for i in intents] == [mirrored(told(i)) for i in step.intents]
 
@@ -479,12 +481,16 @@ def _across(price: Decimal) -> Decimal:
     return 2 * MIDDLE - price
 
 
+def _across_from(key: Key) -> Key:
+    return key._replace(position_side=_OTHER[key.position_side])
+
+
 def _mirrored(event: Event, names: dict[str, str]) -> Event:
     event = _scaled(event, 1, names)
     if isinstance(event, Price):
         return event._replace(price=_across(event.price))
     if isinstance(event, Fill):
-        key = event.key._replace(position_side=_OTHER[event.key.position_side])
+        key = _across_from(event.key)
         stop = None if event.stop is None else _across(event.stop)
         return event._replace(key=key, side=_OTHER_WAY[event.side], price=_across(event.price), stop=stop)
     return event
@@ -492,14 +498,13 @@ def _mirrored(event: Event, names: dict[str, str]) -> Event:
 
 def mirrored(said: dict[str, Any]) -> dict[str, Any]:
     """What an intent says, for the position upside down."""
-    key = said["key"]
     across = {name: None if said[name] is None else _across(said[name]) for name in ("price", "stop", "prev_stop")}
     return (
         said
         | across
         | {
             "side": _OTHER_WAY[said["side"]],
-            "key": key._replace(position_side=_OTHER[key.position_side]),
+            "key": _across_from(said["key"]),
             "position_qty": -said["position_qty"],
             "average": _across(said["average"]),
         }
