@@ -92,6 +92,7 @@ class FakeSystemd:
     loaded: str = ""
     enabled: bool = False
     started: float | None = None
+    started_after: float = 0.0
     release: str = ""
     starts: int = 0
     timer: dict[str, Any] | None = None
@@ -148,6 +149,7 @@ class FakeSystemd:
             "InvocationID": str(self.starts) if self.starts else "",
             "NeedDaemonReload": "yes" if self.loaded and self.disk() != self.loaded else "no",
             "MemoryCurrent": 40_000_000,
+            "ActiveEnterTimestampMonotonic": int(self.started_after * 1e6),
         }
         return 0, "".join(f"{name}={value}\n" for name, value in shown.items()), ""
 
@@ -172,6 +174,7 @@ class FakeSystemd:
             return 5, "", f"Unit {UNIT} not found."
         current = self.root / "opt/quantum/harvest-brain/current"
         self.started, self.starts = self.clock.time(), self.starts + 1
+        self.started_after = self.clock.elapsed
         self.release = current.readlink().name if current.is_symlink() else ""
         # systemd hands the credentials over at the start.
         credential = self.root / "etc/quantum/credentials/redis-password"

@@ -96,6 +96,37 @@ def test_a_password_that_the_operator_put_there_is_not_taken_back_by_a_rollback(
     assert password_file(host).read_text() == "new"
 
 
+def test_a_password_that_the_daemon_is_ready_with_is_the_one_to_go_back_to(host: FakeHost, proven: str) -> None:
+    """A person changed it by hand and restarted the daemon; then a deploy brings a release that fails."""
+    host.systemd.redis_password = "new"
+    deploy_password(host, "new")
+    host.clock.sleep(1)
+    host.systemd.do_restart([])
+    host.clock.sleep(10)
+    bad = host.release("HARVEST_MIN_R=1\n", **{"crash loop": True})
+    code, answer = host.run("activate", bad)
+    assert (code, answer["release"]) == (1, proven)
+    assert f"back on {proven}, READY" in answer["message"]
+    assert password_file(host).read_text() == "new"
+
+
+def test_a_password_that_can_not_be_taken_back_does_not_keep_the_host_from_its_way_back(
+    host: FakeHost, proven: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deploy_password(host, "wrong")
+    bad = host.release("HARVEST_MIN_R=1\n", **{"crash loop": True})
+    real = host.ctl.put_file
+
+    def full(path: Path, *more: object) -> bool:
+        if path == password_file(host):
+            raise OSError(28, "No space left on device", str(path))
+        return bool(real(path, *more))
+
+    monkeypatch.setattr(host.ctl, "put_file", full)
+    code, answer = host.run("activate", bad)
+    assert (code, answer["release"], host.current) == (1, proven, proven)
+
+
 def test_purging_the_configuration_removes_every_copy_of_the_password(host: FakeHost, proven: str) -> None:
     assert proven
     host.run("rollback", "--to", "off", "--purge", "config")

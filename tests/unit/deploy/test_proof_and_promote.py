@@ -278,6 +278,18 @@ def test_a_host_that_is_off_runs_commands_with_the_last_proven_release(host: Fak
     assert f"release={release}" in (host.home / "calls").read_text().splitlines()[-1]
 
 
+def test_the_switch_is_thrown_with_the_current_settings_where_the_current_code_is_gone(host: FakeHost) -> None:
+    """The code is another release's; which Redis and which key is meant stands in the current one's settings."""
+    other = host.proven("HARVEST_MODE=shadow\n")
+    release = host.proven("HARVEST_MODE=live\n")
+    (host.releases / release / "venv/bin").chmod(0o755)
+    (host.releases / release / "venv/bin/harvest-brain").unlink()
+    assert host.run("run", "kill", "--reason", "news")[0] == 0
+    asked = (host.home / "calls").read_text().splitlines()[-1]
+    assert f"mode=live release={release}" in asked
+    assert other != release
+
+
 def test_a_command_that_can_t_be_run_says_why(host: FakeHost) -> None:
     assert host.run("run", "status")[1]["message"] == "there is no release whose harvest-brain could be run"
     release = host.proven()
@@ -410,6 +422,24 @@ def test_a_release_that_refuses_to_be_live_is_back_in_shadow_without_a_token(hos
     assert host.run("rollback", "--to", "off")[0] == 0
     assert host.run("rollback")[0] == 0
     assert not token_of(host).exists(), "it is not taken up again"
+
+
+def test_a_restart_that_fails_leaves_no_token_behind(host: FakeHost) -> None:
+    """Else it would be live from any later restart on."""
+    release = ready_to_go(host)
+    host.systemd.broken.add("restart")
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, "Access denied" in answer["message"]) == (7, True)
+    assert not token_of(host).exists()
+    assert not list(host.log.parent.glob("tokens/*"))
+
+
+def test_hours_are_those_that_it_ran_whatever_the_clock_has_jumped(host: FakeHost) -> None:
+    release = ready_to_go(host, hours=1)
+    host.clock.start += 30 * 3600
+    host.clock.sleep(2)
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, "it ran 1.0 h without a break" in answer["message"]) == (4, True)
 
 
 def test_the_token_goes_with_the_release_forward_and_back(host: FakeHost) -> None:

@@ -249,6 +249,31 @@ def test_leftovers_of_an_old_staging_are_removed_but_not_one_that_may_be_under_w
     assert (answer["removed"], answer["kept"]) == ([old], [fresh])
 
 
+def test_what_else_lies_among_the_releases_is_left_alone(host: FakeHost) -> None:
+    """A link of a person's own leads to a release, which must not be taken apart through it."""
+    release = host.proven()
+    old = (time.time() - 100_000,) * 2
+    (host.releases / "stable").symlink_to(release)
+    (host.releases / "nowhere").symlink_to("gone")
+    (host.releases / "notes.txt").write_text("mine")
+    os.utime(host.releases / "notes.txt", old)
+    assert host.run("prune", "--keep", "0")[1]["removed"] == []
+    assert host.run("activate", release)[1]["changed"] is False
+    assert (host.releases / "notes.txt").exists()
+    assert (host.releases / "nowhere").is_symlink()
+
+
+def test_a_bundle_that_a_killed_controller_left_goes_when_it_is_old(host: FakeHost) -> None:
+    host.proven()
+    old, fresh = host.log.with_name("bundle.1"), host.log.with_name("bundle.2")
+    for path in (old, fresh):
+        (path / "wheelhouse").mkdir(parents=True)
+    os.utime(old, (time.time() - 100_000,) * 2)
+    assert host.run("prune")[1]["changed"] is True
+    assert (old.exists(), fresh.exists()) == (False, True)
+    assert host.run("prune")[1]["changed"] is False
+
+
 # Saying it.
 
 
@@ -274,6 +299,28 @@ def test_no_text_can_split_a_line_of_the_audit_log(host: FakeHost) -> None:
     assert host.run("activate", bad)[0] == 1
     assert host.run("status")[1]["quarantine"].keys() == {bad}
     assert host.run("activate", bad)[0] == 4
+
+
+def test_only_root_is_let_in_and_told_what_to_type(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    assert host.run("status")[0] == 0, "a root elsewhere is anybody's"
+    assert host.ctl.main(["status", "--root", "/", "--json"]) == 4
+    assert "sudo" in json.loads(host.printed[-1])["message"]
+    assert host.ctl.main(["name", "--root", "/", "--bundle", "x", "--env", "x", "--unit", "x"]) == 4
+    assert "sudo" not in host.printed[-1], "a controller names releases, and needs no rights for that"
+
+
+def test_a_line_of_the_audit_log_that_is_written_in_part_is_no_line(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that fills up does not always fail; without its token in the log the timer would do nothing."""
+    good = host.proven()
+    release = host.release("HARVEST_MIN_R=2\n")
+    real = os.write
+    monkeypatch.setattr("os.write", lambda handle, data: real(handle, data[: len(data) // 2]))
+    code, answer = host.run("activate", release)
+    assert (code, answer["changed"], host.current) == (4, False, good)
+    assert "so nothing was changed" in answer["message"]
 
 
 def test_the_status_for_a_person(host: FakeHost) -> None:
