@@ -1,7 +1,7 @@
 """What a price makes due for a position: one harvest for all rungs it has crossed, and one move of the stop.
 
 Nothing here asks whether it may be published; the engine does, with the gate in hand. What is due comes as the intent
-and the epoch as it is after publishing it.
+and the position as it is after publishing it.
 """
 
 from __future__ import annotations
@@ -14,37 +14,36 @@ from harvest_brain.core.events import Price
 from harvest_brain.core.intents import Action, Intent, harvest_claim, shown_r, stop_claim
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ZERO, floor_to_step, plain
-from harvest_brain.core.policy import Dust, RungState, break_even, trailing_stop, worth_moving
-from harvest_brain.core.position import Epoch, Position
+from harvest_brain.core.policy import Dust, Policy, RungState, break_even, trailing_stop, worth_moving
+from harvest_brain.core.position import Position, Reservation
 
 
 class Due(NamedTuple):
-    """`intent` to publish, and the epoch `after` it. A harvest of quantity 0 is a carried rung: the epoch remembers
+    """`intent` to publish, and the position `after` it. A harvest of quantity 0 is a carried rung: the epoch remembers
     it, nothing goes out."""
 
     intent: Intent
-    after: Epoch
+    after: Position
 
 
 def noted(position: Position, price: Decimal) -> Position:
-    """The position having seen `price`: how many rungs were ever reached, and the trail's best price."""
+    """The position having seen `price`: how many rungs were ever reached, and the trail's best price. The same object
+    where neither is new, so that it need not be written."""
     epoch = position.open_epoch
-    terms = epoch.terms
+    terms, extreme = epoch.terms, epoch.extreme
     crossed = max(epoch.crossed, position.rungs_reached(price))
-    extreme = epoch.extreme
-    if extreme is None:
-        if terms.trail_atr_mult and position.has_reached(price, terms.trail_start_r):
-            extreme = price
-    elif epoch.sign * (price - extreme) > 0:
+    trails = extreme is not None or (terms.trail_atr_mult and position.has_reached(price, terms.trail_start_r))
+    if trails and (extreme is None or epoch.sign * (price - extreme) > 0):
         extreme = price
     if crossed == epoch.crossed and extreme is epoch.extreme:
         return position
     return replace(position, epoch=replace(epoch, crossed=crossed, extreme=extreme))
 
 
-def due_harvest(position: Position, trigger: Price, fresh_ms: int, published: frozenset[str]) -> Due | None:
+def due_harvest(position: Position, trigger: Price, policy: Policy, published: frozenset[str]) -> Due | None:
     """The one partial close for all rungs that the price has crossed; where some of them are `published` already, for
-    these alone, so that the others can still come. It expires `fresh_ms` after the price."""
+    these alone, so that the others can still come. In live mode its quantity is reserved. It expires when its price is
+    not fresh any more."""
     epoch, price = position.open_epoch, trigger.price
     terms = epoch.terms
     claims = {
@@ -58,11 +57,13 @@ def due_harvest(position: Position, trigger: Price, fresh_ms: int, published: fr
     crossed = tuple(claims)
     qty, target = share_of(position, crossed, price)
     mark = RungState.FIRED if qty else RungState.CARRIED
+    reserved = (Reservation(claims[crossed[-1]], qty, trigger.time_ms),) if qty and policy.live else ()
     after = replace(
         epoch,
         rungs=tuple(mark if index in crossed else state for index, state in enumerate(epoch.rungs)),
         target=target,
         issued=epoch.issued + qty,
+        reservations=epoch.reservations + reserved,
     )
     highest = terms.trigger(terms.ladder[crossed[-1]])
     intent = Intent(
@@ -72,11 +73,11 @@ def due_harvest(position: Position, trigger: Price, fresh_ms: int, published: fr
         trigger,
         qty,
         f"R={plain(shown_r(position, price))} >= {plain(highest)}",
-        trigger.time_ms + fresh_ms,
+        trigger.time_ms + policy.fresh_ms,
         rungs=tuple(terms.ladder[index].level for index in crossed),
         stop=epoch.stop,
     )
-    return Due(intent, after)
+    return Due(intent, replace(position, epoch=after))
 
 
 def share_of(position: Position, crossed: tuple[int, ...], price: Decimal) -> tuple[Decimal, Decimal]:
@@ -121,9 +122,9 @@ def better_stops(position: Position, market: Market) -> list[BetterStop]:
     return [better for better in stops if worth_moving(sign, epoch.stop, better.stop, terms)]
 
 
-def due_stop(position: Position, market: Market, trigger: Price, fresh_ms: int) -> Due | None:
+def due_stop(position: Position, market: Market, trigger: Price, policy: Policy) -> Due | None:
     """The best of the stops that are due at the price and on its protective side, else the same stop for a changed
-    size. It expires `fresh_ms` after the price."""
+    size. It expires when its price is not fresh any more."""
     epoch, price = position.open_epoch, trigger.price
     sign = epoch.sign
     due = [
@@ -145,9 +146,10 @@ def due_stop(position: Position, market: Market, trigger: Price, fresh_ms: int) 
         trigger,
         abs(position.qty),
         f"R={plain(shown_r(position, price))}: {why}",
-        trigger.time_ms + fresh_ms,
+        trigger.time_ms + policy.fresh_ms,
         stop=stop,
         prev_stop=epoch.stop,
         stop_seq=sequence,
     )
-    return Due(intent, replace(epoch, stop=stop, stop_seq=sequence, resize_due=False))
+    after = replace(epoch, stop=stop, stop_seq=sequence, resize_due=False)
+    return Due(intent, replace(position, epoch=after))

@@ -46,11 +46,11 @@ from harvest_brain.core.events import (
     parse_id,
 )
 from harvest_brain.core.identity import last_fill_name, marks_of
-from harvest_brain.core.intents import Action, Intent, belongs_to, own_name
+from harvest_brain.core.intents import Intent, belongs_to, own_name
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, ZERO, plain
 from harvest_brain.core.policy import Policy, Terms
-from harvest_brain.core.position import Position, Reservation, fold, suspected
+from harvest_brain.core.position import Position, fold, suspected
 from harvest_brain.core.reconcile import compare, differs_grossly, excludes, skip_crossed
 from harvest_brain.core.reservations import give_up, settle_fill, settle_update, time_out
 
@@ -154,7 +154,6 @@ class _Batch:
         self.gate = gate
         self.policy = policy
         self.books: dict[str, Book] = {}
-        self.tokens = gate.tokens
         self.waiting = [w for w in state.waiting if gate.now_ms - w.since_ms <= policy.fresh_ms]
         self.applied: dict[str, str] = {}
         self.intents: list[Intent] = []
@@ -331,10 +330,9 @@ class _Batch:
     def gap(self, event: Gap) -> None:
         self.counts["gap:entries"] += event.missed
         self.notes.append(event.reason)
-        for book in {**self.before, **self.books}.values():
-            for position in book.positions:
-                if position.epoch is not None:
-                    self._put(suspected(position, event.reason))
+        for position in State({**self.before, **self.books}).positions():
+            if position.epoch is not None:
+                self._put(suspected(position, event.reason))
 
     # Prices: tracked, and judged.
 
@@ -357,19 +355,19 @@ class _Batch:
                 self._no_longer_waits(*(p.key for p in book.positions))
             self.books[event.symbol] = Book(market, *book[1:])
             return
-        refusal = self._refusal(event) or ("suspect" if any(p.suspect for p in book.positions) else "")
+        refusal = self._refusal(event, book.positions)
         judged = [self._judge(self._timed_out(p, time_ms), market, event, refusal) for p in book.positions]
         self.books[event.symbol] = book_of(market, judged)
 
-    def _refusal(self, event: Price) -> str:
+    def _refusal(self, event: Price, positions: Iterable[Position]) -> str:
         """Why nothing may be published on this price, or nothing."""
-        if not self.gate.running(live=self.policy.live):
-            return "kill-switch"
-        if self.gate.now_ms - event.time_ms > self.policy.fresh_ms:
-            return "stale price"
-        if event.time_ms - happened_ms(self.gate.now_ms, event.arrived_ms) > FUTURE_MS:
-            return "price from the future"
-        return ""
+        reasons = {
+            "kill-switch": not self.gate.running(live=self.policy.live),
+            "stale price": self.gate.now_ms - event.time_ms > self.policy.fresh_ms,
+            "price from the future": event.time_ms - happened_ms(self.gate.now_ms, event.arrived_ms) > FUTURE_MS,
+            "suspect": any(position.suspect for position in positions),
+        }
+        return next((reason for reason, holds in reasons.items() if holds), "")
 
     def _judge(self, position: Position, market: Market, event: Price, refusal: str) -> Position:
         """The position after `event`: what it has reached is noted, what is due and permitted is published."""
@@ -385,12 +383,12 @@ class _Batch:
             return skip_crossed(position)
         if policy.live and epoch.risk_source == "fallback" and not policy.live_allow_fallback:
             refusal = refusal or "fallback risk"
-        while harvest := due_harvest(position, event, policy.fresh_ms, self.gate.published):
+        while harvest := due_harvest(position, event, policy, self.gate.published):
             position = self._publish_or_wait(position, harvest, refusal)
             if refusal or not self._is_out(harvest.intent):
                 break
             # The rungs that are out already are marked, now come the others of this price.
-        move = due_stop(position, market, event, policy.fresh_ms)
+        move = due_stop(position, market, event, policy)
         if move is not None:
             position = self._publish_or_wait(position, move, refusal)
         if harvest is None and move is None:
@@ -398,40 +396,31 @@ class _Batch:
         return position
 
     def _publish_or_wait(self, position: Position, due: Due, refusal: str) -> Position:
-        intent = due.intent
         if refusal:
             self.counts[f"refused:{refusal}"] += 1
             self._no_longer_waits(position.key)
             return position
-        if intent.qty == 0:
+        if due.intent.qty == 0:
             self.counts["rung:carried"] += 1
-            return replace(position, epoch=due.after)
-        if self._is_out(intent):
+        elif self._is_out(due.intent):
             # It is out already, so it is marked as if this decision had published it.
             self.counts["refused:already published"] += 1
-        elif self._may_take_token(position.key, intent.trigger.time_ms):
-            self.intents.append(intent)
+        elif self._may_be_next(position.key, due.intent.trigger.time_ms):
+            self.intents.append(due.intent)
         else:
             self.counts["refused:rate"] += 1
             return position
-        after = due.after
-        if intent.action is Action.HARVEST and self.policy.live:
-            reservation = Reservation(intent.intent_id, intent.qty, intent.trigger.time_ms)
-            after = replace(after, reservations=(*after.reservations, reservation))
-        return replace(position, epoch=after)
+        return due.after
 
     def _is_out(self, intent: Intent) -> bool:
         return any(claim in self.gate.published for claim in intent.claims)
 
-    def _may_take_token(self, key: Key, time_ms: int) -> bool:
-        """Take a token unless those that have waited longer need them all; then wait behind them."""
+    def _may_be_next(self, key: Key, time_ms: int) -> bool:
+        """Whether the rate has a token for `key`, unless those that have waited longer need them all; else it waits
+        behind them."""
         place = next((i for i, w in enumerate(self.waiting) if w.key == key), len(self.waiting))
-        allowed = place < self.tokens
-        if allowed:
-            self.tokens -= 1
-            del self.waiting[place : place + 1]
-        else:
-            self.waiting[place : place + 1] = [Waiting(key, time_ms)]
+        allowed = place < self.gate.tokens - len(self.intents)
+        self.waiting[place : place + 1] = [] if allowed else [Waiting(key, time_ms)]
         return allowed
 
     def _no_longer_waits(self, *keys: Key) -> None:

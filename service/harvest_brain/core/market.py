@@ -41,17 +41,14 @@ class Market(NamedTuple):
 
     def believes(self, price: Decimal, max_jump_pct: Decimal) -> bool:
         """False for a first tick that is more than `max_jump_pct` percent off the last price."""
-        if not max_jump_pct or _near(price, self.last, max_jump_pct):
-            return True
-        return self.candidate is not None and _near(price, self.candidate, max_jump_pct)
+        confirmed = self.candidate is not None and _near(price, self.candidate, max_jump_pct)
+        return not max_jump_pct or confirmed or _near(price, self.last, max_jump_pct)
 
     def tick(self, price: Decimal, time_ms: int, bar_ms: int, period: int) -> Market:
         """This memory after a believed `price` at `time_ms`."""
         bar = time_ms - time_ms % bar_ms
         if bar == self.bar:
-            high = max(self.high, price)
-            low = min(self.low, price)
-            return Market(price, None, bar, high, low, self.prev_close, self.average, self.ranges)
+            return self._replace(last=price, candidate=None, high=max(self.high, price), low=min(self.low, price))
         if bar < self.bar:  # late: its bar is closed and stays so
             return self._replace(last=price, candidate=None)
         if self.bar < 0 or bar - self.bar > LONG_GAP_BARS * bar_ms:

@@ -18,14 +18,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from harvest_brain.core.numbers import (
-    BASIS_POINT,
-    ZERO,
-    parse_decimal,
-    plain,
-    round_to_tick,
-    shorten,
-)
+from harvest_brain.core.numbers import BASIS_POINT, ZERO, parse_decimal, plain, round_to_tick, shorten
 
 
 class Rung(NamedTuple):
@@ -211,9 +204,5 @@ def trailing_stop(sign: int, extreme: Decimal, atr: Decimal, terms: Terms) -> De
 def worth_moving(sign: int, stop: Decimal | None, candidate: Decimal, terms: Terms) -> bool:
     """Whether `candidate` is better than the present stop by at least a tick and the smallest step (basis points of
     `candidate`). A stop never loosens."""
-    if candidate <= 0:
-        return False
-    if stop is None:
-        return True
-    gain = sign * (candidate - stop)
-    return gain >= max(terms.price_tick, candidate * terms.stop_min_step_bps * BASIS_POINT)
+    least = max(terms.price_tick, candidate * terms.stop_min_step_bps * BASIS_POINT)
+    return candidate > 0 and (stop is None or sign * (candidate - stop) >= least)

@@ -109,11 +109,6 @@ class Epoch:
         """What is reserved for harvests on their way, in base asset."""
         return sum((reservation.remaining for reservation in self.reservations), ZERO)
 
-    @property
-    def risk_is_frozen(self) -> bool:
-        """The risk follows the opening order until a rung is through; then it stands for the epoch."""
-        return any(state is not RungState.ARMED for state in self.rungs)
-
 
 class Holding(NamedTuple):
     """What is held: `qty` signed (base asset), `average` entry (quote currency)."""
@@ -152,8 +147,7 @@ class Position:
 
     def has_reached(self, price: Decimal, r: Decimal) -> bool:
         """Whether R is at least `r` at `price`."""
-        edge = self.price_at(r)
-        return price >= edge if self.qty > 0 else price <= edge
+        return self.open_epoch.sign * (price - self.price_at(r)) >= 0
 
     def rungs_reached(self, price: Decimal) -> int:
         """How many rungs of the ladder, from the lowest on, may fire at `price`."""
@@ -253,7 +247,8 @@ def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Pos
     epoch = replace(epoch, peak=max(epoch.peak, abs(qty)), fees=epoch.fees + fees)
     if not any(mine and mine == theirs for mine, theirs in zip(epoch.opening_order, fill.order, strict=True)):
         epoch = replace(epoch, opening_order=OrderRef())
-    elif not epoch.risk_is_frozen:
+    elif all(state is RungState.ARMED for state in epoch.rungs):
+        # The risk follows the opening order until a rung is through; then it stands for the epoch.
         risk = risk_of(epoch.sign, average, fill.stop if fill.stop is not None else epoch.risk_stop, epoch.terms)
         # A stop that was announced stands; then only the risk follows the opening order.
         stop = epoch.stop if epoch.stop_seq else risk.stop

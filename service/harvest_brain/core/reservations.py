@@ -100,11 +100,10 @@ def _meant(reservations: tuple[Reservation, ...], order: OrderRef) -> Reservatio
 
 def capped(reservations: tuple[Reservation, ...], left: Decimal) -> tuple[Reservation, ...]:
     """`reservations` with the oldest ones cut where all of them together exceed `left`; used up ones go."""
-    excess = sum((r.remaining for r in reservations), ZERO) - left
-    kept = []
-    for reservation in reservations:
-        cut = min(max(excess, ZERO), reservation.remaining)
-        excess -= cut
-        if cut < reservation.remaining:
-            kept.append(reservation._replace(remaining=reservation.remaining - cut))
+    kept: list[Reservation] = []
+    for reservation in reversed(reservations):
+        remaining = min(reservation.remaining, left)
+        left -= remaining
+        if remaining:
+            kept.insert(0, reservation._replace(remaining=remaining))
     return tuple(kept)
