@@ -37,9 +37,6 @@ class Book(NamedTuple):
     terms: Terms | None = None
 
 
-EMPTY_BOOK = Book(None, ())
-
-
 def book_of(market: Market | None, positions: Iterable[Position]) -> Book:
     """The book of a symbol with its quiet range; positions that are flat and trusted are forgotten.
 
@@ -74,8 +71,6 @@ def _next_edge(position: Position, market: Market) -> Decimal:
         if rung_state.may_fire
     ]
     edges += [sign * max(sign * better.stop, sign * better.since) for better in better_stops(position, market)]
-    if epoch.extreme is not None:
-        edges.append(epoch.extreme)
-    elif terms.trail_atr_mult:
-        edges.append(position.price_at(terms.trail_start_r))
+    if terms.trail_atr_mult:
+        edges.append(position.price_at(terms.trail_start_r) if epoch.extreme is None else epoch.extreme)
     return sign * min((sign * edge for edge in edges), default=INFINITY)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal, localcontext
 from typing import Any, NamedTuple
 
-from harvest_brain.core.books import EMPTY_BOOK, Book, book_of
+from harvest_brain.core.books import Book, book_of
 from harvest_brain.core.due import Due, due_harvest, due_stop, noted
 from harvest_brain.core.events import (
     Clear,
@@ -175,7 +175,7 @@ class _Batch:
         )
 
     def book(self, symbol: str) -> Book:
-        return self.books.get(symbol) or self.before.get(symbol) or EMPTY_BOOK
+        return self.books.get(symbol) or self.before.get(symbol) or Book(None, ())
 
     def malformed(self, event: Malformed) -> None:
         self.rejected.append(event)

@@ -176,9 +176,7 @@ class Position:
         """The standing reason why this position's risk gives no usable R, or nothing."""
         epoch = self.open_epoch
         least = least_risk(self.average, epoch.terms)
-        if epoch.r_unit > least:
-            return ""
-        return f"risk per unit {plain(epoch.r_unit)} does not exceed {plain(least)}"
+        return "" if epoch.r_unit > least else f"risk per unit {plain(epoch.r_unit)} does not exceed {plain(least)}"
 
 
 class Folded(NamedTuple):
@@ -201,19 +199,21 @@ def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: b
     base_fee, quote_fee = _split_fee(fill)
     delta = fill.side.sign * fill.qty - (base_fee if spot else ZERO)
     fees = quote_fee + base_fee * fill.price
-    held = position.qty
     if delta * fill.side.sign <= 0:
         reason = f"a fee of {plain(base_fee)} leaves nothing of a {fill.side} of {plain(fill.qty)}"
         return Folded(suspected(position, reason), ZERO)
+    held, left = position.qty, position.qty + delta
     if held * delta >= 0:
         return Folded(_grown(position, fill, identity, delta, fees, terms), ZERO)
-    if abs(delta) < abs(held):
-        return _reduced(position, fill, delta, fees)
+    realized = position.gain(fill.price) * min(abs(delta), abs(held))
+    if left * held > 0:
+        epoch = position.open_epoch
+        epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees, opening_order=OrderRef())
+        return Folded(replace(position, qty=left, epoch=epoch), realized)
     after = Position(position.key, suspect=position.suspect, adopted_ms=position.adopted_ms)
-    if abs(delta) > abs(held):
-        rest = delta + held
-        after = _grown(after, fill, identity, rest, fees * rest / delta, terms)
-    return Folded(after, position.gain(fill.price) * abs(held))
+    if left:
+        after = _grown(after, fill, identity, left, fees * left / delta, terms)
+    return Folded(after, realized)
 
 
 def _split_fee(fill: Fill) -> tuple[Decimal, Decimal]:
@@ -254,11 +254,3 @@ def _added(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Pos
         stop = epoch.stop if epoch.stop_seq else risk.stop
         epoch = replace(epoch, r_unit=risk.unit, risk_source=risk.source, risk_stop=risk.stop, stop=stop)
     return replace(position, qty=qty, average=average, epoch=epoch)
-
-
-def _reduced(position: Position, fill: Fill, delta: Decimal, fees: Decimal) -> Folded:
-    """`delta` takes less from the position than it holds."""
-    epoch = position.open_epoch
-    realized = position.gain(fill.price) * abs(delta)
-    epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees, opening_order=OrderRef())
-    return Folded(replace(position, qty=position.qty + delta, epoch=epoch), realized)

@@ -46,9 +46,8 @@ GROSS_SHARE, GROSS_NOTIONAL = Decimal("0.5"), Decimal("0.01")
 def agree(one: Holding, other: Holding, tick: Decimal) -> bool:
     """Whether both are the same to within the noise of floating point, and averages to within a `tick` or a basis
     point: exchanges round theirs."""
-    if abs(one.qty - other.qty) > QUANTITY_NOISE * max(abs(one.qty), abs(other.qty)):
-        return False
-    return not one.qty or abs(one.average - other.average) <= max(tick, one.average * BASIS_POINT)
+    same_size = abs(one.qty - other.qty) <= QUANTITY_NOISE * max(abs(one.qty), abs(other.qty))
+    return same_size and (not one.qty or abs(one.average - other.average) <= max(tick, one.average * BASIS_POINT))
 
 
 def _shown(holding: Holding) -> str:
