@@ -532,10 +532,10 @@ def load_switch(env_file: Path | None, environ: Mapping[str, str]) -> Loaded:
     key still does: then `ConfigError` is raised.
     """
     faults: list[str] = []
-    given = environ if env_file is None else _read_file(env_file, faults)[0]
+    needed = ("REDIS_", "HARVEST_KILL_SWITCH_KEY", "HARVEST_NAMESPACE")
+    given = environ if env_file is None else _read_file(env_file, faults, needed)[0]
     if faults:
         raise ConfigError(tuple(faults))
-    needed = ("REDIS_", "HARVEST_KILL_SWITCH_KEY", "HARVEST_NAMESPACE")
     return load(None, {name: value for name, value in given.items() if name.startswith(needed)})
 
 
@@ -547,8 +547,10 @@ def _namespace(given: Mapping[str, str]) -> str:
         return DEFAULT_NAMESPACE
 
 
-def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The assignments of an env file, and where each stands."""
+def _read_file(
+    path: Path, faults: list[str], needed: tuple[str, ...] = ("",)
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The assignments of an env file to names that begin with one of `needed`, and where each stands."""
     try:
         text = path.read_bytes().decode()
     except OSError as fault:
@@ -569,6 +571,8 @@ def _read_file(path: Path, faults: list[str]) -> tuple[dict[str, str], dict[str,
             faults.append(f"{where}: {_start_of(line)!r} is not of the form NAME=value")
             continue
         name, value = found.groups()
+        if not name.startswith(needed):
+            continue
         if value != value.strip() or not value.isprintable() or re.search(r"[\"'`\\]|\s#|\$[A-Za-z_{(]", value):
             faults.append(
                 f"{_shown(name, value)} ({where}): a value has no quotes, backslashes, $NAME or control characters, "

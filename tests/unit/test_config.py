@@ -643,6 +643,25 @@ def test_a_mistake_elsewhere_does_not_stand_between_a_person_and_the_switch(tmp_
     assert (settings.redis_port, settings.kill_switch_key) == (6380, "mine:kill")
 
 
+@pytest.mark.parametrize(
+    "line", ['HARVEST_LADDER="1:1"', "HARVEST_MIN_R=1 # one\nHARVEST_MIN_R=1", "LOG_FILE= x", "HARVEST_DUST=\\"]
+)
+def test_nor_does_a_mistake_in_how_another_line_is_written(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "harvest-brain.env"
+    file.write_text(f"REDIS_PORT=6380\n{line}\n")
+    with pytest.raises(ConfigError):
+        load(file, {})
+    assert load_switch(file, {}).settings.redis_port == 6380
+
+
+@pytest.mark.parametrize("line", ['REDIS_PORT="6380"', "export REDIS_PORT=6380", "\ufeffREDIS_PORT=6380"])
+def test_but_one_in_a_line_that_says_where_redis_is_does(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "harvest-brain.env"
+    file.write_text(f"{line}\n")
+    with pytest.raises(ConfigError):
+        load_switch(file, {})
+
+
 @pytest.mark.parametrize("line", ["REDIS_PROT=6380", "REDIS_PORT=x", "HARVEST_KILL_SWITCH_KEY=a b", "REDIS PORT"])
 def test_a_mistake_that_could_lead_to_the_wrong_switch_stops_even_kill(tmp_path: Path, line: str) -> None:
     file = tmp_path / "harvest-brain.env"
