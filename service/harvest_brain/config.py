@@ -547,9 +547,7 @@ def _namespace(given: Mapping[str, str]) -> str:
         return DEFAULT_NAMESPACE
 
 
-def _read_file(
-    path: Path, faults: list[str], needed: tuple[str, ...] = ("",)
-) -> tuple[dict[str, str], dict[str, str]]:
+def _read_file(path: Path, faults: list[str], needed: tuple[str, ...] = ("",)) -> tuple[dict[str, str], dict[str, str]]:
     """The assignments of an env file to names that begin with one of `needed`, and where each stands."""
     try:
         text = path.read_bytes().decode()

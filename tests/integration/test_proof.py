@@ -18,7 +18,7 @@ from tests.support.daemon import harvest_brain as command
 from tests.support.processes import free_port
 from tests.support.server import DURABLE, HOST, RedisServer, StartServer, redis_server
 from tests.support.waiting import wait_until
-from tests.support.wire import EXECUTIONS, GROUP, KILL, LEASE, STATE, SUGGESTIONS, dump, feed, fill, tick
+from tests.support.wire import EXECUTIONS, GROUP, KILL, LEASE, REJECTED, STATE, SUGGESTIONS, dump, feed, fill, tick
 
 from harvest_brain.ops import children, proof
 from harvest_brain.ops.proof import FAIL, PASS, UNKNOWN
@@ -397,6 +397,30 @@ def test_what_the_redis_user_may_not_see_it_can_not_tell(server: RedisServer, re
         assert checks[name]["verdict"] == UNKNOWN, checks[name]
     assert "may not look" in checks["streams"]["line"]
     assert checks["kill-switch"]["verdict"] == PASS
+
+
+STRANGE: dict[str, Callable[[Any], object]] = {
+    "a dead letter of another's": lambda redis: redis.xadd(REJECTED, {b"a": b"\xff"}),
+    "a group with a name of bytes": lambda redis: redis.xgroup_create(EXECUTIONS, b"\xff", "0"),
+    "a state that is no object": lambda redis: redis.hset(STATE, "_meta", "null"),
+    "a state that is not whole": lambda redis: redis.hset(STATE, "_meta", '{"schema":1}'),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_whatever_others_left_there_is_no_reason_to_end_without_a_verdict(
+    server: RedisServer, redis: Any, what: str
+) -> None:
+    redis.xadd(EXECUTIONS, OPENING)
+    STRANGE[what](redis)
+    code, checks = prove(server.settings())
+    assert (code, checks["redis"]["verdict"]) == (1, PASS)
+    assert list(checks) == ["config", "redis", *(name for name, _ in proof.CHECKS)]
+    if what.startswith("a state"):
+        assert "can't be read" in checks["positions"]["line"]
+    for other in ("doctor", "status"):
+        done = command(other, settings=server.settings())
+        assert (done.returncode in (0, 1), "Traceback" in done.stderr) == (True, False), done.stderr
 
 
 def test_without_a_runtime_directory_the_heartbeat_can_not_be_told(working: DaemonProcess) -> None:

@@ -351,6 +351,16 @@ def test_a_daemon_that_waits_for_redis_is_not_well_and_says_why(
     assert run(capsys, "health") == (1, "", "waiting for Redis: gone\n")
 
 
+def test_a_sign_of_life_from_before_the_clock_was_set_back_is_none(
+    capsys: pytest.CaptureFixture[str], directory: Path
+) -> None:
+    """A daemon that hangs would look well until the clock has come there again."""
+    write_status(directory, updated=time.time() + 3600)
+    code, out, err = run(capsys, "health")
+    assert (code, out) == (1, "")
+    assert "sign of life" in err
+
+
 def test_a_daemon_that_gives_no_sign_of_life_is_not_well(capsys: pytest.CaptureFixture[str], directory: Path) -> None:
     write_status(directory, updated=time.time() - 60)
     code, out, err = run(capsys, "health")

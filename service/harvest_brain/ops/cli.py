@@ -248,7 +248,8 @@ def _health(_: argparse.Namespace) -> int:
     path = Path(directory, "status.json")
     try:
         status = json.loads(path.read_text())
-        age = time.time() - status["updated"]
+        # One from the future is from before the clock was set back.
+        age = abs(time.time() - status["updated"])
         state, role, positions = status["state"], status["role"], status["positions"]
         evaluated = status["evaluated"]
         asked = f" (live was asked for: {status['because']})" if status["because"] else ""

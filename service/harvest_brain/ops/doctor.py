@@ -84,7 +84,7 @@ def _cursor(seen: Overview, figures: Figures | None, group: dict[str, Any] | Non
 
 def _group_of(call: Any, names: Names) -> dict[str, Any] | None:
     groups = call.xinfo_groups(names.executions) if call.exists(names.executions) else []
-    return next((found for found in groups if found["name"].decode() == names.group), None)
+    return next((found for found in groups if found["name"] == names.group.encode()), None)
 
 
 def _group(names: Names, seen: Overview, earlier: dict[str, Any] | None, group: dict[str, Any] | None) -> list[Finding]:
@@ -142,8 +142,9 @@ def _mode(seen: Overview) -> Finding:
 
 def _dead_letters(call: Any, names: Names, seen: Overview) -> list[Finding]:
     count = seen.streams[names.rejected]
-    if not count:
+    latest = call.xrevrange(names.rejected, count=1)
+    if not latest:
         return [Finding("dead letters", False, "none")]
-    [(_, fields)] = call.xrevrange(names.rejected, count=1)
-    newest = f"{fields[b'id'].decode()}: {fields[b'reason'].decode()}"
+    # Others may write there too.
+    newest = ": ".join(latest[0][1].get(field, b"?").decode(errors="replace") for field in (b"id", b"reason"))
     return [Finding("dead letters", False, f"{count} entries could not be used, the newest {newest}")]

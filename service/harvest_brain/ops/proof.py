@@ -93,7 +93,10 @@ class Scene:
     def meta(self) -> Meta | None:
         """What the state was written under. Raises `ValueError` where this release can't read it."""
         text = self.call("HGET", self.names.state, META_FIELD)
-        return None if text is None else parse_meta(text.decode())
+        try:
+            return None if text is None else parse_meta(text.decode())
+        except (LookupError, TypeError, AttributeError) as fault:
+            raise ValueError(repr(fault)) from None
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -372,7 +375,7 @@ def _heartbeat(scene: Scene) -> Seen:
     said = scene.said
     if said is None:
         return FAIL, f"{scene.runtime_directory}/status.json can't be read: no daemon runs here", None
-    age = time.time() - float(said.get("updated") or 0)
+    age = abs(time.time() - float(said.get("updated") or 0))
     evidence = {name: said.get(name) for name in ("release", "role", "state", "updated", "errors", "last_error")}
     if age > FRESH_SEC:
         return FAIL, f"no sign of life for {age:.0f} s", evidence

@@ -120,7 +120,7 @@ def overview(client: redis.Redis, names: Names, configured_mode: str) -> Overvie
     call: Any = client.execute_command
     try:
         meta, prices, positions = _parse(call("HGETALL", names.state))
-    except (ValueError, KeyError, TypeError, ArithmeticError) as fault:
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as fault:
         raise UnusableError(f"{names.state} can't be read: {fault!r}") from None
     lease = call("GET", names.lease)
     seconds, microseconds = (int(part) for part in call("TIME"))
