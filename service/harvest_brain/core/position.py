@@ -84,12 +84,10 @@ class Epoch:
     reservations: tuple[Reservation, ...] = ()
 
     @classmethod
-    def begin(
-        cls, key: Key, identity: str, qty: Decimal, average: Decimal, stop: Decimal | None, time_ms: int, terms: Terms
-    ) -> Epoch:
-        """The epoch of a position that goes from flat to `qty` (signed) at `average`, by what `identity` names."""
-        sign = 1 if qty > 0 else -1
-        risk = risk_of(sign, average, stop, terms)
+    def begin(cls, key: Key, identity: str, held: Holding, stop: Decimal | None, time_ms: int, terms: Terms) -> Epoch:
+        """The epoch of a position that was flat and now is what is `held`, by the event that `identity` names."""
+        sign = 1 if held.qty > 0 else -1
+        risk = risk_of(sign, held.average, stop, terms)
         return cls(
             epoch_id=epoch_id_of(key, identity),
             sign=sign,
@@ -98,7 +96,7 @@ class Epoch:
             terms=terms,
             r_unit=risk.unit,
             risk_source=risk.source,
-            peak=abs(qty),
+            peak=abs(held.qty),
             rungs=(RungState.ARMED,) * len(terms.ladder),
             risk_stop=risk.stop,
             stop=risk.stop,
@@ -234,7 +232,7 @@ def _grown(position: Position, fill: Fill, identity: str, delta: Decimal, fees: 
     if side is not PositionSide.NET and (delta > 0) != (side is PositionSide.LONG):
         return suspected(position, f"a {fill.side} of {plain(fill.qty)} is more than the {side} side holds")
     if position.epoch is None:
-        epoch = Epoch.begin(key, identity, delta, fill.price, fill.stop, fill.time_ms, terms)
+        epoch = Epoch.begin(key, identity, Holding(delta, fill.price), fill.stop, fill.time_ms, terms)
         epoch = replace(epoch, opening_order=fill.order, fees=fees)
         return replace(position, qty=delta, average=fill.price, epoch=epoch)
     return _added(position, fill, delta, fees)

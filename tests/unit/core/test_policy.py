@@ -28,7 +28,7 @@ from harvest_brain.core.policy import (
     trailing_stop,
     worth_moving,
 )
-from harvest_brain.core.position import Epoch, Position, Reservation
+from harvest_brain.core.position import Epoch, Holding, Position, Reservation
 
 D = Decimal
 DEFAULTS = Terms(ladder=parse_ladder("0.5:0.25,1.0:0.25,1.5:0.25"))
@@ -233,7 +233,7 @@ def share(
     """What the rungs `crossed` come to in a long position of which so much is `free`; the rest of it is on its way."""
     key, held = Key("", "ETHUSDT", PositionSide.NET), 2 * max(free, D(1))
     epoch = replace(
-        Epoch.begin(key, "F1", peak, D(100), D(98), 0, rules),
+        Epoch.begin(key, "F1", Holding(peak, D(100)), D(98), 0, rules),
         target=target,
         issued=issued,
         reservations=(Reservation("hb-x-r1", held - free, 0),),
