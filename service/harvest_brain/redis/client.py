@@ -77,51 +77,45 @@ def _password(setting: str, file: str) -> str | None:
         raise OSError(f"{setting} {file}: not UTF-8") from None
 
 
-def _connection(endpoint: Endpoint) -> tuple[Any, dict[str, Any]]:
-    """redis-py's class of connection and its options. With Sentinels the master is asked for now."""
-    options: dict[str, Any] = {
-        "db": endpoint.db,
-        "username": endpoint.username or None,
-        "password": endpoint.password(),
+def _pool(endpoint: Endpoint) -> redis.ConnectionPool:
+    """Where connections come from. With Sentinels the master is asked for now."""
+    options = _options(endpoint, endpoint.username, endpoint.password(), tls=endpoint.tls and not endpoint.socket)
+    options |= {"db": endpoint.db, "client_name": CLIENT_NAME}
+    if endpoint.socket:
+        return redis.ConnectionPool(_UNIX, path=endpoint.socket, **options)
+    host, port = _address(endpoint)
+    return redis.ConnectionPool(_TLS if endpoint.tls else _TCP, host=host, port=port, socket_keepalive=True, **options)
+
+
+def _options(endpoint: Endpoint, username: str, password: str | None, *, tls: bool) -> dict[str, Any]:
+    """How to connect, be it to Redis or to a Sentinel."""
+    options = {
+        "username": username or None,
+        "password": password,
         "socket_timeout": endpoint.timeout_sec,
         "socket_connect_timeout": endpoint.timeout_sec,
-        "client_name": CLIENT_NAME,
         "protocol": 2,
         "retry": Retry(NoBackoff(), 0),
     }
-    if endpoint.socket:
-        return _UNIX, options | {"path": endpoint.socket}
-    host, port = _address(endpoint)
-    options |= {"host": host, "port": port, "socket_keepalive": True}
-    return (_TLS, options | _tls_options(endpoint)) if endpoint.tls else (_TCP, options)
-
-
-def _tls_options(endpoint: Endpoint) -> dict[str, Any]:
-    return {
-        "ssl_cert_reqs": "required",
-        "ssl_check_hostname": True,
-        "ssl_ca_certs": endpoint.tls_ca_file or None,
-        "ssl_certfile": endpoint.tls_cert_file or None,
-        "ssl_keyfile": endpoint.tls_key_file or None,
-    }
+    if tls:
+        options |= {
+            "ssl_cert_reqs": "required",
+            "ssl_check_hostname": True,
+            "ssl_ca_certs": endpoint.tls_ca_file or None,
+            "ssl_certfile": endpoint.tls_cert_file or None,
+            "ssl_keyfile": endpoint.tls_key_file or None,
+        }
+    return options
 
 
 def _address(endpoint: Endpoint) -> tuple[str, int]:
     if not endpoint.sentinels:
         return endpoint.host, endpoint.port
-    options: dict[str, Any] = {
-        "socket_timeout": endpoint.timeout_sec,
-        "socket_connect_timeout": endpoint.timeout_sec,
-        "username": endpoint.sentinel_username or None,
-        "password": endpoint.sentinel_password(),
-        "protocol": 2,
-        "retry": Retry(NoBackoff(), 0),
-    }
-    if endpoint.sentinel_tls:
-        options |= {"ssl": True, **_tls_options(endpoint)}
+    tls = endpoint.sentinel_tls
+    options = _options(endpoint, endpoint.sentinel_username, endpoint.sentinel_password(), tls=tls)
     faults = []
     for address in endpoint.sentinels:
-        sentinel = _SENTINEL([address], sentinel_kwargs=options)
+        sentinel = _SENTINEL([address], sentinel_kwargs=options | {"ssl": tls})
         try:
             sentinel.sentinels[0].ping()  # what `discover_master` would say of a fault is no use to anybody
             host, port = sentinel.discover_master(endpoint.sentinel_master)
@@ -134,11 +128,9 @@ def _address(endpoint: Endpoint) -> tuple[str, int]:
 
 def make_connection(endpoint: Endpoint) -> Connection:
     """One connection object, not connected yet."""
-    kind, options = _connection(endpoint)
-    return cast("Connection", kind(**options))
+    return cast("Connection", _pool(endpoint).make_connection())
 
 
 def connect(endpoint: Endpoint) -> redis.Redis:
     """A client for commands that a person runs; replies are bytes."""
-    kind, options = _connection(endpoint)
-    return redis.Redis.from_pool(redis.ConnectionPool(connection_class=kind, **options))
+    return redis.Redis.from_pool(_pool(endpoint))

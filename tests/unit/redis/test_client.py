@@ -78,7 +78,7 @@ def test_the_first_sentinel_that_answers_is_asked_for_the_master(sentinels: list
     assert name == "m"
     assert (options["socket_timeout"], options["socket_connect_timeout"]) == (2, 2)
     assert (options["username"], options["password"]) == (None, None)
-    assert "ssl" not in options
+    assert options["ssl"] is False
     assert options["retry"].get_retries() == 0
     assert connect(endpoint).connection_pool.connection_kwargs["host"] == "master"
 
