@@ -60,7 +60,7 @@ class FakeRedis:
 
     def hget(self, key: str, field: str) -> bytes:
         assert (key, field) == (NAMES.state, "_meta")
-        return meta_text(Meta("live", "", {NAMES.executions: "9-0", NAMES.control: self.cursor}, 0)).encode()
+        return meta_text(Meta("live", "", "", {NAMES.executions: "9-0", NAMES.control: self.cursor}, 0)).encode()
 
     def execute_command(self, command: str, *_: str) -> Any:
         state = {b"_meta": self.hget(NAMES.state, "_meta"), b"ETHUSDT": position_text(self.position).encode()}

@@ -70,7 +70,7 @@ def state_of(*entries: str) -> State:
 
 
 def stored(state: State, *, mode: str = "shadow", positions: list[Position] | None = None) -> dict[bytes, bytes]:
-    fields = {"_meta": meta_text(Meta(mode, "", {NAMES.executions: "5-1"}, 9))}
+    fields = {"_meta": meta_text(Meta(mode, "", "", {NAMES.executions: "5-1"}, 9))}
     for symbol, book in state.books.items():
         if book.market is not None:
             fields[f"_market:{symbol}"] = market_text(book.market)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
-from functools import cache, lru_cache
+from functools import cache
 from types import UnionType
 from typing import Any, NamedTuple, cast, get_args, get_origin, get_type_hints
 
@@ -20,7 +20,6 @@ from harvest_brain.core.events import Key, Malformed, PositionSide
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.numbers import ARITHMETIC, plain
-from harvest_brain.core.policy import Terms
 from harvest_brain.core.position import Epoch, Position
 
 # What is written, and what can be read: a host goes only to a release that can read what is stored.
@@ -39,7 +38,7 @@ _LETTER_NAMES = frozenset({b"stream", b"id", b"reason", b"cut", b"further_fields
 _ORIGINAL = b"original:"
 
 # The records are stored under the names of their fields, but for these.
-_STORED_AS = {"average": "avg", "epoch_id": "id", "opening_order": "order"}
+_STORED_AS = {"average": "avg", "epoch_id": "id", "opening_order": "order", "entries_read": "read"}
 
 
 def number(value: Decimal) -> str:
@@ -72,13 +71,14 @@ def intent_entry(intent: Intent, *, live: bool) -> list[str]:
 def intent_payload(intent: Intent, *, live: bool) -> str:
     """The JSON object of an intent, names in a fixed order: the same intent is the same bytes."""
     harvest = intent.action is Action.HARVEST
-    fields: dict[str, str | bool | Decimal | int | None] = {
+    fields: dict[str, Any] = {
         "intent_type": LIVE_HARVEST if live and harvest else intent.action.value,
         "symbol": intent.key.symbol,
         "side": intent.side.value,
         "qty": intent.qty,
         "reason": intent.reason,
         "r_level": intent.r,
+        "rungs": [plain(level) for level in intent.rungs],
     }
     if live:
         fields |= {
@@ -110,13 +110,10 @@ def intent_payload(intent: Intent, *, live: bool) -> str:
         "timestamp": iso(intent.trigger.time_ms),
         "expires_at": iso(intent.expires_ms),
     }
-    parts = [f'"{name}":{_json_value(value)}' for name, value in fields.items()]
-    parts.insert(6, f'"rungs":{_dumps([plain(level) for level in intent.rungs])}')
+    parts = (
+        f'"{name}":{number(value) if isinstance(value, Decimal) else _dumps(value)}' for name, value in fields.items()
+    )
     return "{" + ",".join(parts) + "}"
-
-
-def _json_value(value: str | bool | Decimal | int | None) -> str:
-    return number(value) if isinstance(value, Decimal) else _dumps(value)
 
 
 def letter_entry(letter: Malformed, stream: str) -> list[str | bytes]:
@@ -142,39 +139,28 @@ def letter_entry(letter: Malformed, stream: str) -> list[str | bytes]:
 
 
 class Meta(NamedTuple):
-    """The `_meta` field: what the state was written under, how far each stream was read, how many entries of the
-    execution stream lie behind its cursor, who waits for the rate, where the mode is shadow although live was asked
-    for, `because` of what, and in live mode the last entry of that stream from before it was live.
+    """The `_meta` field: what the state was written under; where the mode is shadow although live was asked for,
+    `because` of what; how far each stream was read, how many entries of the execution stream lie behind its cursor, who
+    waits for the rate, and in live mode the last entry of that stream from before it was live.
 
     `commits` counts what was committed. It makes each meta unlike the one before, so that a commit that was held up on
     a dead connection can't be carried out after another one that started from the same cursor.
     """
 
     mode: str
+    because: str
     config: str
     cursors: dict[str, str]
     entries_read: int
     commits: int = 0
     waiting: tuple[Waiting, ...] = ()
-    because: str = ""
     live_after: str = "0-0"
 
 
 def meta_text(meta: Meta) -> str:
     """The commit compares this text with what is stored, so equal metas must give equal texts."""
-    return _dumps(
-        {
-            "schema": SCHEMA,
-            "mode": meta.mode,
-            "because": meta.because,
-            "config": meta.config,
-            "cursors": meta.cursors,
-            "read": meta.entries_read,
-            "commits": meta.commits,
-            "waiting": [[*w.key, w.since_ms] for w in meta.waiting],
-            "live_after": meta.live_after,
-        }
-    )
+    values = meta._asdict() | {"waiting": [[*w.key, w.since_ms] for w in meta.waiting]}
+    return _dumps({"schema": SCHEMA} | {_stored_name(name): value for name, value in values.items()})
 
 
 def parse_meta(text: str) -> Meta:
@@ -183,20 +169,12 @@ def parse_meta(text: str) -> Meta:
     if raw.get("schema") not in READABLE_SCHEMAS:
         reads = ", ".join(map(str, READABLE_SCHEMAS))
         raise ValueError(f"the stored state has schema {raw.get('schema')!r}, this release reads {reads}")
-    waiting = tuple(
+    raw.setdefault("live_after", "0-0")  # states from before it was kept lack it
+    raw["waiting"] = tuple(
         Waiting(Key(account, symbol, PositionSide(side)), since_ms)
         for account, symbol, side, since_ms in raw["waiting"]
     )
-    return Meta(
-        raw["mode"],
-        raw["config"],
-        raw["cursors"],
-        raw["read"],
-        raw["commits"],
-        waiting,
-        raw["because"],
-        raw.get("live_after", "0-0"),  # states from before it was kept lack it
-    )
+    return Meta(*(raw[_stored_name(name)] for name in Meta._fields))
 
 
 def market_text(market: Market) -> str:
@@ -230,11 +208,9 @@ def parse_position(text: str) -> Position:
 
 
 def _storable(value: Any) -> str | dict[str, Any]:
-    """What the JSON of the state holds for what JSON does not know."""
+    """What the JSON of the state holds for what JSON does not know: a number or a record."""
     if isinstance(value, Decimal):
         return str(value)
-    if isinstance(value, Terms):
-        return _storable_terms(value)
     record: Any = type(value)
     raw = {stored: getattr(value, name) for name, stored, _ in _fields(record)}
     if isinstance(value, Epoch):
@@ -242,20 +218,18 @@ def _storable(value: Any) -> str | dict[str, Any]:
     return raw
 
 
-@lru_cache(maxsize=1024)  # a handful of terms serves all epochs
-def _storable_terms(terms: Terms) -> dict[str, Any]:
-    values = {spec.name: getattr(terms, spec.name) for spec in fields(terms)}
-    return {name: str(value) if isinstance(value, Decimal) else value for name, value in values.items()}
-
-
 _dumps = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, default=_storable).encode
+
+
+def _stored_name(name: str) -> str:
+    return _STORED_AS.get(name, name)
 
 
 @cache
 def _fields(record: Any) -> list[tuple[str, str, Any]]:
     """Each field of a dataclass: its name, its name in the state, and its type."""
     types = get_type_hints(record)
-    return [(spec.name, _STORED_AS.get(spec.name, spec.name), types[spec.name]) for spec in fields(record)]
+    return [(spec.name, _stored_name(spec.name), types[spec.name]) for spec in fields(record)]
 
 
 @cache
@@ -263,8 +237,8 @@ def _parser(kind: Any) -> Callable[[Any], Any]:
     """What makes a `kind` of its stored form. Follows the types of the records' fields."""
     if is_dataclass(kind):
         record: Any = kind
-        parsers = [(name, stored, _parser(field)) for name, stored, field in _fields(record)]
-        return lambda raw: record(**{name: parse(raw[stored]) for name, stored, parse in parsers})
+        by_name = [(stored, _parser(field)) for _, stored, field in _fields(record)]
+        return lambda raw: record(*(parse(raw[stored]) for stored, parse in by_name))
     if get_origin(kind) is tuple:
         parse_item = _parser(get_args(kind)[0])
         return lambda raw: tuple(map(parse_item, raw))

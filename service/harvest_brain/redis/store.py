@@ -142,9 +142,9 @@ class Store:
         self._token = token
         self._stored = ""
         self._pending: Decision | None = None
-        self._pending_meta = Meta("", "", {}, 0)
+        self._pending_meta = Meta("", "", "", {}, 0)
         self.state = State()
-        self.meta = Meta("live" if policy.live else "shadow", config, {}, 0)
+        self.meta = Meta("live" if policy.live else "shadow", "", config, {}, 0)
         self._market_place: dict[str, str] = {}
         # Read only when the execution stream is, for what they say is for books that are up to date.
         self._aside: dict[str, Callable[[str, list[bytes]], Event]] = {names.control: decode_control}

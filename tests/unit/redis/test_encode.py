@@ -417,6 +417,7 @@ METAS = st.builds(
     Meta,
     st.sampled_from(["shadow", "live"]),
     TEXTS,
+    TEXTS,
     st.dictionaries(TEXTS, TEXTS, max_size=3),
     COUNTS,
     COUNTS,
@@ -497,7 +498,7 @@ def test_digits_that_count_for_nothing_are_kept_so_that_equal_states_have_equal_
 
 
 def test_a_state_of_another_schema_is_refused() -> None:
-    text = meta_text(Meta("shadow", "", {}, 0)).replace(f'"schema":{SCHEMA}', '"schema":999')
+    text = meta_text(Meta("shadow", "", "", {}, 0)).replace(f'"schema":{SCHEMA}', '"schema":999')
     with pytest.raises(ValueError, match=f"the stored state has schema 999, this release reads {SCHEMA}"):
         parse_meta(text)
 
