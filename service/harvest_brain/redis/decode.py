@@ -39,34 +39,25 @@ from harvest_brain.core.numbers import ARITHMETIC, MAX_INTEGER_DIGITS, ZERO, par
 
 MAX_ENTRY_BYTES = 64 * 1024
 
-# What each thing that is looked for may be called.
-_NAMES = {
-    "symbol": ("symbol",),
-    "status": ("status",),
+# What each thing that is looked for may be called: by its own name alone, or by several.
+_OWN_NAMES = (
+    *("symbol", "status", "entry_price", "position_size_usd", "fee", "fee_usd", "commission"),
+    *("bid", "ask", "position_qty", "mark_price", "unrealized_pnl", "intent"),
+)
+_NAMES = {name: (name,) for name in _OWN_NAMES} | {
     "side": ("side", "action"),
     "quantity": ("qty", "quantity", "filled_qty", "executed_qty", "filled_quantity"),
     "price": ("price", "avg_price", "fill_price", "filled_price", "current_price"),
-    "entry_price": ("entry_price",),
-    "position_size_usd": ("position_size_usd",),
     "stop": ("stop_loss", "sl", "stop"),
     "fill id": ("fill_id", "trade_id", "exec_id"),
     "order id": ("order_id", "orderId"),
     "client order id": ("client_order_id", "clientOrderId"),
     "correlation id": ("correlation_id",),
     "time": ("timestamp", "ts"),
-    "fee": ("fee",),
-    "fee_usd": ("fee_usd",),
-    "commission": ("commission",),
     "fee asset": ("fee_asset",),
     "cumulative quantity": ("cum_qty", "cumulative_qty"),
     "account": ("account", "account_id"),
     "position side": ("position_side", "positionSide"),
-    "bid": ("bid",),
-    "ask": ("ask",),
-    "position_qty": ("position_qty",),
-    "mark_price": ("mark_price",),
-    "unrealized_pnl": ("unrealized_pnl",),
-    "intent": ("intent",),
 }
 # By name: what it means, and how many names for that come before it. Exact ones come before those in another case.
 _EXACT = {name: (thing, place) for thing, names in _NAMES.items() for place, name in enumerate(names)}
@@ -80,7 +71,6 @@ _POSITION_SIDES = {
     "LONG": PositionSide.LONG,
     "SHORT": PositionSide.SHORT,
 }
-COMPLETE_FILLS = frozenset({"FILLED"})
 PARTIAL_FILLS = frozenset({"PARTIAL", "PARTIALLY_FILLED", "PARTIAL_FILL"})
 ENDED = frozenset({"REJECTED", "EXPIRED", "CANCELED", "CANCELLED"})
 NOTED = frozenset({"NEW", "ACK", "ACCEPTED", "SUBMITTED"})
@@ -112,8 +102,11 @@ def _decoder(read: Callable[[str, Message], E]) -> Callable[[str, list[bytes]], 
     def decode_entry(entry_id: str, fields: list[bytes]) -> E | Malformed:
         try:
             return read(entry_id, _message(fields))
-        except (ValueError, RecursionError) as fault:
-            return Malformed(entry_id, _reason(fault), tuple(fields))
+        except RecursionError:
+            reason = "nested too deeply"
+        except ValueError as fault:
+            reason = shorten(str(fault), 200)
+        return Malformed(entry_id, reason, tuple(fields))
 
     return decode_entry
 
@@ -190,13 +183,13 @@ _PARSER = json.JSONDecoder(
 @_decoder
 def decode(entry_id: str, message: Message) -> Execution:
     """An entry of the execution stream."""
-    status = message.get("status")
+    status = _required(message, "status")
     if not isinstance(status, str):
-        raise _UnusableError("no status" if status is None else f"status {shorten(repr(status))} is not a text")
+        raise _UnusableError(f"status {shorten(repr(status))} is not a text")
     status = status.strip().upper()
     if status == "PRICE_UPDATE":
         return _priced(entry_id, message, _positive(message, "price"))
-    complete = status in COMPLETE_FILLS
+    complete = status == "FILLED"
     if complete or status in PARTIAL_FILLS:
         return _fill(entry_id, message, complete)
     if status in ENDED or status in NOTED:
@@ -229,7 +222,7 @@ def decode_snapshot(entry_id: str, message: Message) -> Snapshot:
     # Some count short positions below zero, some name the side, some do both; a flat one has no side to speak of.
     signs = {1 if qty > 0 else -1} if qty < 0 or (side is None and key.position_side is PositionSide.NET) else set()
     if side is not None and qty:
-        signs.add(_side(message).sign)
+        signs.add(_one_of(_SIDES, message, "side").sign)
     if key.position_side is not PositionSide.NET:
         signs.add(1 if key.position_side is PositionSide.LONG else -1)
     if qty and len(signs) > 1:
@@ -240,8 +233,8 @@ def decode_snapshot(entry_id: str, message: Message) -> Snapshot:
         key,
         signs.pop() * abs(qty) if qty else ZERO,
         _positive(message, "entry_price") if qty else ZERO,
-        _not_negative(message, "mark_price") or None,
-        _not_negative(message, "stop") or None,
+        _optional(message, "mark_price"),
+        _optional(message, "stop"),
     )
 
 
@@ -268,7 +261,7 @@ def _priced(entry_id: str, message: Message, price: Decimal) -> Price:
 
 
 def _fill(entry_id: str, message: Message, complete: bool) -> Fill:
-    key, side = _key(message), _side(message)
+    key, side = _key(message), _one_of(_SIDES, message, "side")
     price = _positive(message, _present(message, "price", "entry_price"))
     cumulative = _positive(message, "cumulative quantity") if "cumulative quantity" in message else None
     if "quantity" in message:
@@ -293,7 +286,7 @@ def _fill(entry_id: str, message: Message, complete: bool) -> Fill:
         complete,
         order,
         "" if grows else _identifier(message, "fill id"),
-        _not_negative(message, "stop") or None,
+        _optional(message, "stop"),
         fee,
         fee_asset,
         cumulative,
@@ -325,10 +318,14 @@ def _present(message: Message, *names: str) -> str:
     return next((name for name in names if name in message), names[0])
 
 
-def _number(message: Message, what: str) -> Decimal:
-    value = message.get(what)
-    if value is None:
+def _required(message: Message, what: str) -> Any:
+    if what not in message:
         raise _UnusableError(f"no {what}")
+    return message[what]
+
+
+def _number(message: Message, what: str) -> Decimal:
+    value = _required(message, what)
     if not isinstance(value, (str, Decimal)):
         raise _UnusableError(f"{what} {shorten(repr(value))} is not a number")
     try:
@@ -344,12 +341,12 @@ def _positive(message: Message, what: str) -> Decimal:
     return number
 
 
-def _not_negative(message: Message, what: str) -> Decimal:
-    """A number that may be missing, or 0, which is how many producers say that there is none."""
+def _optional(message: Message, what: str) -> Decimal | None:
+    """A number above 0 that may be missing, or 0, which is how many producers say that there is none."""
     number = _number(message, what) if what in message else ZERO
     if number < 0:
         raise _UnusableError(f"{what} {number} is below 0")
-    return number
+    return number or None
 
 
 def _key(message: Message) -> Key:
@@ -362,24 +359,16 @@ def _account(message: Message) -> str:
     return _name(message, "account") if "account" in message else ""
 
 
-def _side(message: Message) -> Side:
-    return _one_of(_SIDES, message, "side")
-
-
 def _one_of(known: Mapping[str, E], message: Message, what: str) -> E:
-    value = message.get(what)
+    value = _required(message, what)
     found = known.get(value.strip().upper()) if isinstance(value, str) else None
-    if value is None:
-        raise _UnusableError(f"no {what}")
     if found is None:
         raise _UnusableError(f"{what} {shorten(repr(value))} is none of {', '.join(known)}")
     return found
 
 
 def _name(message: Message, what: str) -> str:
-    value = message.get(what)
-    if value is None:
-        raise _UnusableError(f"no {what}")
+    value = _required(message, what)
     text = _text(value)
     if not _is_name(text):
         raise _UnusableError(f"{what} {shorten(repr(value))} is not a name of at most 64 letters, digits and . _ : / -")
@@ -429,7 +418,3 @@ def _time(entry_id: str, message: Message) -> int:
     except (ValueError, AttributeError, OverflowError):
         return arrival_ms(entry_id)
     return time_ms if 0 <= time_ms <= _LATEST_MS else arrival_ms(entry_id)
-
-
-def _reason(fault: Exception) -> str:
-    return "nested too deeply" if isinstance(fault, RecursionError) else shorten(str(fault), 200)
