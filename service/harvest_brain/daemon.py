@@ -19,6 +19,7 @@ import secrets
 import signal
 import socket
 import time
+from contextlib import closing
 
 from redis.exceptions import RedisError
 
@@ -28,7 +29,7 @@ from harvest_brain.core.engine import decide
 from harvest_brain.core.events import Price
 from harvest_brain.core.mode import change_mode
 from harvest_brain.core.numbers import plain
-from harvest_brain.permit import NEVER, live_permit
+from harvest_brain.permit import live_permit
 from harvest_brain.redis.client import make_connection
 from harvest_brain.redis.encode import SCHEMA
 from harvest_brain.redis.store import (
@@ -79,7 +80,7 @@ class Daemon:
         self._report = Reporter(self.status, logger, os.environ)
         self._stop = False
         self._published: frozenset[str] = frozenset()
-        self._permit_ends, self._review_at = NEVER, 0.0
+        self._review_at = 0.0
 
     def stop(self, *_: object) -> None:
         """Finish the batch in hand, then give the lease back and end."""
@@ -106,8 +107,7 @@ class Daemon:
     # A session: from a fresh connection to the first error.
 
     def _session(self) -> None:
-        transport = RedisTransport(make_connection(self._settings.endpoint()))
-        try:
+        with closing(RedisTransport(make_connection(self._settings.endpoint()))) as transport:
             store = Store(
                 transport,
                 self._settings.names(),
@@ -123,17 +123,15 @@ class Daemon:
             if self._stop:
                 store.give_back_lease()  # it may have come at the same moment
                 return
-            self._review(store, idle=True)
+            self._review(store)
             self._load(store)
             self._lead(store)
             store.give_back_lease()
             self._log.info("gave the lease back at cursor %s", store.cursor)
-        finally:
-            transport.close()
 
     def _objections(self, store: Store) -> str:
         """Why this daemon stays in shadow although live was asked for, or nothing. Says so when that changes."""
-        settings, status = self._settings, self.status
+        settings, status, now = self._settings, self.status, time.time()
         if not settings.live:
             return ""
         permit = live_permit(
@@ -141,9 +139,9 @@ class Daemon:
             allow_volatile=settings.live_allow_volatile_redis,
             token_file=self._token_file,
             release=status.release,
-            now=time.time(),
+            now=now,
         )
-        self._permit_ends, self._review_at = permit.until, time.monotonic() + REVIEW_SEC
+        self._review_at = time.monotonic() + min(REVIEW_SEC, permit.until - now)
         because = "; ".join(permit.objections)
         if status.durability != list(permit.remarks):
             self._log.warning("durability: %s", "; ".join(permit.remarks))
@@ -153,12 +151,10 @@ class Daemon:
         status.mode, status.because, status.durability = "shadow" if because else "live", because, list(permit.remarks)
         return because
 
-    def _review(self, store: Store, *, idle: bool) -> None:
-        """See from time to time whether the objections are still the same. Asks the server only when nothing is on its
-        way (`idle`); that the token has expired needs no asking."""
-        if time.time() >= self._permit_ends:
-            raise ModeChangedError("the live token has expired")
-        if idle and time.monotonic() >= self._review_at and self._objections(store) != store.meta.because:
+    def _review(self, store: Store) -> None:
+        """See from time to time, and when the live token ends, whether the objections are still the same. Asks the
+        server, so nothing may be on its way."""
+        if time.monotonic() >= self._review_at and self._objections(store) != store.meta.because:
             raise ModeChangedError("whether this may be live has changed")
 
     def _wait_for_lease(self, store: Store) -> None:
@@ -191,44 +187,35 @@ class Daemon:
     def _lead(self, store: Store) -> None:
         """The loop itself. Replies come in the order of the requests, so read it from top to bottom.
 
-        `ahead` says that a read beyond `reading` is on its way, which it is while there is a backlog.
+        While there is a backlog, the read after `reading` is on its way while that is decided.
         """
-        store.send_read(store.cursors)
-        reading = store.receive_read()
-        ahead = False
+        reading = store.receive_read(store.send_read(store.cursors))
         renew_at = time.monotonic()
         while not self._stop:
-            if reading.full and not ahead:
-                store.send_read(reading.cursors)
-                ahead = True
+            ahead = store.send_read(reading.cursors) if reading.full else None
+            store.flush()
             events = store.decode(reading)
             self._report.priced({event.symbol for event in events if type(event) is Price})
-            store.send_look(events, reading)
+            question = store.send_look(events, reading)
             self._adopt_commit(store)
-            following = store.receive_read() if ahead else None
-            look = store.receive_look(self._published)
-            self._review(store, idle=not ahead)
+            following = store.receive_read(ahead) if ahead else None
+            look = store.receive_look(question, self._published)
+            self._review(store)
             if look.gap is not None:
                 events.insert(0, look.gap)
             decision = decide(store.state, events, look.gate, store.policy)
             if events or time.monotonic() >= renew_at:
                 store.send_commit(decision, reading)
                 renew_at = time.monotonic() + self._settings.lease_sec / 4
-            if following is not None:
-                ahead = following.full
-                if ahead:
-                    store.send_read(following.cursors)
-                store.flush()
-                reading = following
-                self._report.progress(store, look)
-            else:
-                store.send_read(reading.cursors, BLOCK_MS)
+            if following is None:
+                blocking = store.send_read(reading.cursors, BLOCK_MS)
                 self._adopt_commit(store)
                 self._report.progress(store, look)
-                reading = store.receive_read()
+                following = store.receive_read(blocking)
+            else:
+                self._report.progress(store, look)
+            reading = following
         self._adopt_commit(store)
-        if ahead:
-            store.receive_read()
 
     def _adopt_commit(self, store: Store) -> None:
         """Take in the commit that is on its way, if there is one."""

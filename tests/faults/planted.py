@@ -8,7 +8,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import replace
-from hashlib import sha1
 
 from harvest_brain.core.engine import Decision
 from harvest_brain.core.numbers import ZERO
@@ -16,14 +15,12 @@ from harvest_brain.core.policy import RungState
 from harvest_brain.core.position import Position
 from harvest_brain.redis import store as product
 from harvest_brain.redis.encode import position_text
-from harvest_brain.redis.store import Reading, Script, Store
+from harvest_brain.redis.store import Reading, Store
 
 
 def _rewrite_commit(old: str, new: str) -> None:
-    source = product.COMMIT.source
-    assert old in source
-    source = source.replace(old, new)
-    product.COMMIT = Script(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
+    assert old in product.COMMIT
+    product.COMMIT = product.COMMIT.replace(old, new)
 
 
 def _dedup_before_publish() -> None:

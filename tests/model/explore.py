@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections import Counter, deque
 from collections.abc import Hashable, Iterator, Mapping
+from hashlib import sha1
 from typing import Generic, NamedTuple, TypeVar
 
 from harvest_brain.redis import store as product
@@ -113,8 +114,11 @@ class Explorer:
         self._servers: _Values[Server] = _Values()
         self._processes: _Values[Process] = _Values()
         self._effects: dict[tuple[int, Command], tuple[int, Reply]] = {}
-        self._commit = product.COMMIT.digest.encode()
-        self._look = product.LOOK.digest.encode()
+        # As the server names them.
+        self._commit, self._look = (
+            sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+            for script in (product.COMMIT, product.LOOK)
+        )
         self.states = 0
         self.steps: Counter[str] = Counter()
         self.replies: Counter[bytes] = Counter()  # what commits were answered with

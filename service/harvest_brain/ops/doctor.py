@@ -36,9 +36,7 @@ def examine(client: redis.Redis, names: Names, configured_mode: str, start: str)
     seen = overview(client, names, configured_mode)
     figures, group = None, _group_of(call, names)
     if call.exists(names.executions):
-        raw = call.xinfo_stream(names.executions)
-        ids = (raw[name].decode() for name in ("recorded-first-entry-id", "last-generated-id", "max-deleted-entry-id"))
-        figures = Figures(raw["entries-added"], raw["length"], *ids)
+        figures = Figures.of(call.xinfo_stream(names.executions))
     return [
         _stream(names, figures),
         _cursor(seen, figures, group, start),

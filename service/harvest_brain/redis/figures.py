@@ -7,22 +7,29 @@ trim shows earlier: the first entry lies behind the cursor, and more were remove
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from harvest_brain.core.events import parse_id
 
 
 class Figures(NamedTuple):
     """`added`: entries ever added; `length`: entries there are; ids of the `first` one, of the `last` one ever added,
-    and the highest that was `deleted` by itself; `after`: entries after the cursor, where that was counted."""
+    and the highest that was `deleted` by itself; `after`: entries after the cursor, where that was counted. Without
+    any they are those of a stream that does not exist."""
 
-    added: int
-    length: int
-    first: str
-    last: str
-    deleted: str
+    added: int = 0
+    length: int = 0
+    first: str = "0-0"
+    last: str = "0-0"
+    deleted: str = "0-0"
     after: int | None = None
+
+    @classmethod
+    def of(cls, stream: Mapping[str, Any]) -> Figures:
+        """Those in a reply to XINFO STREAM."""
+        ids = ("recorded-first-entry-id", "last-generated-id", "max-deleted-entry-id")
+        return cls(stream["entries-added"], stream["length"], *(stream[name].decode() for name in ids))
 
     def are_of_another_stream(self, cursor: str, entries_read: int) -> bool:
         """Whether the stream can't be the one of which `entries_read` entries up to `cursor` were read: it never had so

@@ -9,11 +9,9 @@ A session ends with any exception. Then everything in memory is void: connect, l
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from hashlib import sha1
 from importlib import resources
 from itertools import chain
 from typing import Any, NamedTuple
@@ -43,7 +41,7 @@ from harvest_brain.redis.encode import (
 )
 from harvest_brain.redis.figures import Figures
 from harvest_brain.redis.names import Bounds, Names
-from harvest_brain.redis.transport import Argument, Command, Transport
+from harvest_brain.redis.transport import Argument, Command, RedisTransport
 
 OLDEST_REDIS, OLDEST_REDIS_WITH_WAITAOF = (7, 0), (7, 2)
 MINUTE_MS = 60_000
@@ -86,6 +84,13 @@ class RefusedError(Exception):
         self.claims = claims
 
 
+class Read(NamedTuple):
+    """A read that is on its way: of what follows `cursors`, at most `limit` entries of each stream."""
+
+    cursors: Mapping[str, str]
+    limit: int
+
+
 class Reading(NamedTuple):
     """A reply to a read, not decoded yet: entries of the execution stream, those of the others by stream, every cursor
     after them, and whether there may be more of the first."""
@@ -96,6 +101,15 @@ class Reading(NamedTuple):
     full: bool
 
 
+class Question(NamedTuple):
+    """What a look asks about: a reading, the names under which its fills may be remembered, and the symbols whose terms
+    it needs."""
+
+    reading: Reading
+    remembered: Sequence[str]
+    symbols: Sequence[str]
+
+
 class Look(NamedTuple):
     """What a look saw: the gate, how many entries wait behind those that were read, and what will never be read."""
 
@@ -104,20 +118,8 @@ class Look(NamedTuple):
     gap: Gap | None
 
 
-class Script(NamedTuple):
-    """A Lua script of this package and the digest under which the server keeps it."""
-
-    source: str
-    digest: str
-
-    @classmethod
-    def named(cls, name: str) -> Script:
-        source = resources.files(__package__).joinpath(name).read_text()
-        return cls(source, sha1(source.encode(), usedforsecurity=False).hexdigest())
-
-
-COMMIT = Script.named("commit.lua")
-LOOK = Script.named("look.lua")
+COMMIT = resources.files(__package__).joinpath("commit.lua").read_text()
+LOOK = resources.files(__package__).joinpath("look.lua").read_text()
 RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"
 GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -127,7 +129,7 @@ class Store:
 
     def __init__(
         self,
-        transport: Transport,
+        transport: RedisTransport,
         names: Names,
         bounds: Bounds,
         policy: Policy,
@@ -140,9 +142,9 @@ class Store:
         self._bounds = bounds
         self.policy = policy
         self._token = token
+        self._commit = self._look = b""
         self._stored = ""
-        self._pending: Decision | None = None
-        self._pending_meta = Meta("", "", "", {}, 0)
+        self._pending: tuple[Decision, Meta] | None = None
         self.state = State()
         self.meta = Meta("live" if policy.live else "shadow", "", config, {}, 0)
         self._market_place: dict[str, str] = {}
@@ -153,13 +155,8 @@ class Store:
         if names.pnl:
             self._aside[names.pnl] = decode_pnl
         self._gap: Gap | None = None
-        self._missed = 0
-        self._looked = (Reading((), {}, {}, full=False), self.meta)
         self._outbox: list[Command] = []
-        self._reads: deque[tuple[Mapping[str, str], int]] = deque()
         self._batch_size = min(FIRST_BATCH, bounds.batch_size)
-        self._identities: list[str] = []
-        self._symbols: list[str] = []
         self.override_faults: dict[str, tuple[str, ...]] = {}
 
     def flush(self) -> None:
@@ -222,8 +219,8 @@ class Store:
         for key, kind in types.items():
             if key and self._call("TYPE", key) not in (b"none", kind):
                 raise UnusableError(_FOREIGN.format(key))
-        for script in (COMMIT, LOOK):
-            self._call("SCRIPT", "LOAD", script.source)
+        # The server keeps a script under the digest that it returns.
+        self._commit, self._look = (self._call("SCRIPT", "LOAD", script) for script in (COMMIT, LOOK))
 
     def server_facts(self) -> dict[str, str]:
         """What the server says of its persistence and its memory, in the names of its settings; what it doesn't show is
@@ -249,7 +246,7 @@ class Store:
         raw = self._call("HGETALL", self._names.state)
         written_mode = ""
         try:
-            fields = {raw[i].decode(): raw[i + 1].decode() for i in range(0, len(raw), 2)}
+            fields = {name: text.decode() for name, text in _pairs(raw).items()}
             self._stored = fields.pop(META_FIELD, "")
             if self._stored:
                 stored = parse_meta(self._stored)
@@ -270,29 +267,32 @@ class Store:
 
     def note_going_live(self) -> None:
         """Remember which entries are there now: what their prices cross was crossed before live mode."""
-        self.meta = self.meta._replace(live_after=self._figures().last)
+        self.meta = self.meta._replace(live_after=self._newest(self._names.executions))
 
     def _place(self, start: str) -> tuple[str, int]:
         """The cursor, and how many entries the stream had up to there (what ENTRIESREAD counts)."""
         name, figures = self._names.executions, self._figures()
-        is_first = name not in self.meta.cursors
-        cursor, entries_read = self._first_cursor(start, figures) if is_first else (self.cursor, self.meta.entries_read)
-        if not figures.are_of_another_stream(cursor, entries_read):
+        removed = figures.added - figures.length
+        entries_read: int | None
+        if name in self.meta.cursors:
+            cursor, entries_read = self.cursor, self.meta.entries_read
+        elif figures.added and (group := self._group()):
+            cursor, entries_read = group["last-delivered-id"].decode(), group.get("entries-read")
+        elif start == "$":
+            return figures.last, figures.added
+        else:
+            return "0-0", removed
+        if entries_read is not None and not figures.are_of_another_stream(cursor, entries_read):
             return cursor, entries_read
-        if not is_first:
+        if name in self.meta.cursors:
             self._gap = Gap(0, f"stream gap: {name} was deleted and created anew; what it held after {cursor} is lost")
         if parse_id(figures.last) < parse_id(cursor):
-            return "0-0", figures.added - figures.length
+            return "0-0", removed
         return cursor, figures.added - self._count_after(cursor)
 
     def _figures(self) -> Figures:
-        if not self._call("EXISTS", self._names.executions):
-            return Figures(0, 0, "0-0", "0-0", "0-0")
-        stream = _pairs(self._call("XINFO", "STREAM", self._names.executions))
-        ids = (
-            stream[name].decode() for name in ("recorded-first-entry-id", "last-generated-id", "max-deleted-entry-id")
-        )
-        return Figures(int(stream["entries-added"]), int(stream["length"]), *ids)
+        name = self._names.executions
+        return Figures.of(_pairs(self._call("XINFO", "STREAM", name))) if self._call("EXISTS", name) else Figures()
 
     def _newest(self, stream: str) -> str:
         newest = self._call("XREVRANGE", stream, "+", "-", "COUNT", 1)
@@ -307,17 +307,6 @@ class Store:
     def cursor(self) -> str:
         """The id of the last entry of the execution stream whose effect is in the state."""
         return self.meta.cursors[self._names.executions]
-
-    def _first_cursor(self, start: str, figures: Figures) -> tuple[str, int]:
-        group = self._group() if figures.added else None
-        if group is not None:
-            cursor = group["last-delivered-id"].decode()
-            if group.get("entries-read") is not None:
-                return cursor, int(group["entries-read"])
-            return cursor, figures.added - self._count_after(cursor)
-        if start == "$":
-            return figures.last, figures.added
-        return "0-0", figures.added - figures.length
 
     def _count_after(self, cursor: str) -> int:
         """How many entries follow `cursor`. Keeps the lease meanwhile, since there may be millions."""
@@ -346,24 +335,23 @@ class Store:
 
     # Reading. Has no effect, so it may be done ahead.
 
-    def send_read(self, cursors: Mapping[str, str], block_ms: int = 0) -> None:
+    def send_read(self, cursors: Mapping[str, str], block_ms: int = 0) -> Read:
         """Ask for what follows `cursors` in the execution stream and the market's; with `block_ms`, wait that long for
         it to come, and ask for the other streams too."""
         block: tuple[Argument, ...] = ("BLOCK", block_ms) if block_ms else ()
         streams = [name for name in cursors if block_ms or name not in self._aside]
-        self._reads.append((cursors, self._batch_size))
         places = (cursors[name] for name in streams)
         self._outbox.append(("XREAD", "COUNT", self._batch_size, *block, "STREAMS", *streams, *places))
+        return Read(cursors, self._batch_size)
 
-    def receive_read(self) -> Reading:
-        """What the oldest read that was asked for has brought."""
-        cursors, batch_size = self._reads.popleft()
+    def receive_read(self, read: Read) -> Reading:
+        """What `read` has brought."""
         found: dict[str, Sequence[Entry]] = {stream.decode(): entries for stream, entries in self._receive() or ()}
-        self._weigh(batch_size, chain.from_iterable(found.values()))
-        full = len(found.get(self._names.executions, ())) == batch_size
+        self._weigh(read.limit, chain.from_iterable(found.values()))
+        full = len(found.get(self._names.executions, ())) == read.limit
         if full:
             found = {name: entries for name, entries in found.items() if name not in self._aside}
-        cursors = {**cursors, **{name: entries[-1][0].decode() for name, entries in found.items()}}
+        cursors = {**read.cursors, **{name: entries[-1][0].decode() for name, entries in found.items()}}
         return Reading(found.pop(self._names.executions, ()), found, cursors, full)
 
     def _weigh(self, asked: int, entries: Iterable[Entry]) -> None:
@@ -394,25 +382,25 @@ class Store:
 
     # Looking and committing.
 
-    def send_look(self, events: Sequence[Event], reading: Reading) -> None:
+    def send_look(self, events: Sequence[Event], reading: Reading) -> Question:
         """Ask for what deciding about `events`, which are those of `reading`, needs to know."""
-        self._identities = remembered_names(self.state, events)
-        # Those whose terms are needed, since an epoch may open.
+        names, remembered = self._names, remembered_names(self.state, events)
+        # Of those whose terms are needed an epoch may open.
         opening = (event.key.symbol for event in events if type(event) is Fill or type(event) is Snapshot)
-        self._symbols = list(dict.fromkeys(opening))
-        before = self._pending_meta if self._pending is not None else self.meta
-        self._looked = reading, before
-        names = self._names
+        symbols = list(dict.fromkeys(opening))
+        before = self._pending[1] if self._pending is not None else self.meta
         keys = [
             *(names.lease, names.kill_switch, names.rate, names.executions),
-            *map(names.fill, self._identities),
-            *map(names.overrides, self._symbols),
+            *map(names.fill, remembered),
+            *map(names.overrides, symbols),
         ]
         place = (reading.cursors[names.executions], before.entries_read + len(reading.entries), int(not reading.full))
-        self._outbox.append(("EVALSHA", LOOK.digest, len(keys), *keys, len(self._identities), *place))
+        self._outbox.append(("EVALSHA", self._look, len(keys), *keys, len(remembered), *place))
+        return Question(reading, remembered, symbols)
 
-    def receive_look(self, published: frozenset[str]) -> Look:
-        """What the look saw; `published` are claims known from refusals. Raises `LostLeaseError` when another leads."""
+    def receive_look(self, question: Question, published: frozenset[str]) -> Look:
+        """What the look saw, once the commit before it was received; `published` are claims known from refusals. Raises
+        `LostLeaseError` when another leads."""
         reply = self._receive()
         if reply[0] == b"type":
             raise UnusableError(_FOREIGN.format(reply[1].decode()))
@@ -420,34 +408,31 @@ class Store:
         if lease != self._token.encode():
             raise LostLeaseError(f"the lease is held by {lease.decode(errors='replace') if lease else 'nobody'}")
         recent = sum(now_ms - int(time) < MINUTE_MS for time in times)
-        known = zip(self._identities, fills, strict=True)
+        known = zip(question.remembered, fills, strict=True)
         gate = Gate(
             now_ms=now_ms,
             kill_switch=None if kill is None else kill.decode(errors="replace"),
             tokens=max(self._bounds.max_actions_per_min - recent, 0),
             known_fills={name: content.decode() for name, content in known if content is not None},
             published=published,
-            terms=self._terms(self._symbols, overrides),
+            terms=self._terms(question.symbols, overrides),
             live_after=parse_id(self.meta.live_after),
         )
         added, length, first, last, deleted, after = stream
         figures = Figures(added, length, first.decode(), last.decode(), deleted.decode(), after)
-        lag = self._notice_gap(figures)
+        lag = self._notice_gap(figures, question.reading)
         return Look(gate, lag, self._gap)
 
-    def _notice_gap(self, figures: Figures) -> int:
+    def _notice_gap(self, figures: Figures, reading: Reading) -> int:
         """Note what will never be read, and return how many entries wait behind those that were."""
-        reading, before = self._looked
-        name = self._names.executions
-        if figures.are_of_another_stream(before.cursors[name], before.entries_read):
+        name, entries_read = self._names.executions, self.meta.entries_read
+        if figures.are_of_another_stream(self.cursor, entries_read):
             raise StateMovedError(f"{name} was deleted and created anew")
         batch = [entry_id for entry_id, _ in reading.entries]
-        self._missed = figures.missed(before.cursors[name], before.entries_read, batch)
-        if self._missed:
-            self._gap = Gap(
-                self._missed, f"stream gap: {self._missed} entries of {name} were removed before they were read"
-            )
-        return figures.added - before.entries_read - len(batch) - self._missed
+        missed = figures.missed(self.cursor, entries_read, batch)
+        if missed:
+            self._gap = Gap(missed, f"stream gap: {missed} entries of {name} were removed before they were read")
+        return figures.added - entries_read - len(batch) - missed
 
     def _terms(self, symbols: Sequence[str], overrides: Sequence[list[bytes]]) -> dict[str, Terms]:
         terms = {}
@@ -464,14 +449,14 @@ class Store:
         names, bounds = self._names, self._bounds
         meta = self.meta._replace(waiting=decision.waiting)
         if reading is not None:
+            missed, self._gap = self._gap.missed if self._gap else 0, None
             meta = meta._replace(
                 cursors={name: reading.cursors[name] for name in meta.cursors},
-                entries_read=meta.entries_read + len(reading.entries) + self._missed,
+                entries_read=meta.entries_read + len(reading.entries) + missed,
             )
-            self._gap, self._missed = None, 0
         if decision.books or decision.applied or decision.rejected or meta_text(meta) != self._stored:
             meta = meta._replace(commits=meta.commits + 1)
-        self._pending, self._pending_meta = decision, meta
+        self._pending = decision, meta
         sets, deletes = _changes(self.state.books, decision.books)
         claims = [claim for intent in decision.intents for claim in intent.claims]
         symbols = list(dict.fromkeys(i.key.symbol for i in decision.intents if i.action is Action.HARVEST))
@@ -504,21 +489,20 @@ class Store:
         for letter in decision.rejected:
             fields = letter_entry(letter, names.executions)
             arguments += (len(fields), *fields)
-        self._outbox.append(("EVALSHA", COMMIT.digest, len(keys), *keys, *arguments))
+        self._outbox.append(("EVALSHA", self._commit, len(keys), *keys, *arguments))
         self._outbox += self._waits
 
     def receive_commit(self) -> Decision | None:
         """The decision of the commit that is on its way, if there is one, now adopted. Raises what speaks against."""
-        decision, self._pending = self._pending, None
-        if decision is None:
+        if self._pending is None:
             return None
+        (decision, meta), self._pending = self._pending, None
         reply = self._receive()
         code = reply[0].decode()
         if code == "ok":
             self._must_be_durable()
             self.state.adopt(decision)
-            self.meta = self._pending_meta
-            self._stored = meta_text(self.meta)
+            self.meta, self._stored = meta, meta_text(meta)
             return decision
         if code in _ENDS:
             error, text = _ENDS[code]
@@ -586,16 +570,16 @@ def _changes(before: Mapping[str, Book], after: Mapping[str, Book]) -> tuple[dic
     sets: dict[str, str] = {}
     deletes: list[str] = []
     for symbol, book in after.items():
-        old = before.get(symbol)
-        if book.market is not None and (old is None or book.market is not old.market):
-            sets[MARKET_PREFIX + symbol] = market_text(book.market)
-        if book.market is None and old is not None and old.market is not None:
-            deletes.append(MARKET_PREFIX + symbol)
-        if old is not None and old.positions is book.positions:
-            continue
-        known = {position.key: position for position in old.positions} if old is not None else {}
-        for position in book.positions:
-            if known.pop(position.key, None) is not position:
-                sets[str(position.key)] = position_text(position)
-        deletes += [str(key) for key in known]
+        old = before.get(symbol) or Book(None, ())
+        if book.market is not old.market:
+            if book.market is not None:
+                sets[MARKET_PREFIX + symbol] = market_text(book.market)
+            else:
+                deletes.append(MARKET_PREFIX + symbol)
+        if book.positions is not old.positions:
+            gone = {position.key: position for position in old.positions}
+            for position in book.positions:
+                if gone.pop(position.key, None) is not position:
+                    sets[str(position.key)] = position_text(position)
+            deletes += map(str, gone)
     return sets, deletes

@@ -27,22 +27,10 @@ class Connection(Protocol):
     def read_response(self, disable_decoding: bool) -> Any: ...
 
 
-class Transport(Protocol):
-    """Replies are bytes, int, None or lists of these. A fault of the connection ends it: what was sent may or may not
-    have been carried out, and only a new connection and a fresh look at the state can tell."""
-
-    def send(self, *commands: Command) -> None:
-        """Write all `commands` at once, without waiting for replies."""
-
-    def receive(self) -> Any:
-        """The reply to the oldest command that was not yet answered. Raises `redis.RedisError` for an error reply."""
-
-    def close(self) -> None:
-        """Drop the connection."""
-
-
 class RedisTransport:
-    """`Transport` over one redis-py connection, which is connected here and never again."""
+    """A redis-py connection, connected here and never again. Replies are bytes, int, None or lists of these. A fault of
+    the connection ends it: what was sent may or may not have been carried out, and only a new connection and a fresh
+    look at the state can tell."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -50,6 +38,7 @@ class RedisTransport:
         connection.connect()
 
     def send(self, *commands: Command) -> None:
+        """Write all `commands` at once, without waiting for replies."""
         self._must_be_open()
         try:
             self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
@@ -58,6 +47,7 @@ class RedisTransport:
             raise
 
     def receive(self) -> Any:
+        """The reply to the oldest command that was not yet answered. Raises `redis.RedisError` for an error reply."""
         self._must_be_open()
         try:
             return self._connection.read_response(disable_decoding=True)
@@ -68,6 +58,7 @@ class RedisTransport:
             raise
 
     def close(self) -> None:
+        """Drop the connection."""
         self._open = False
         self._connection.disconnect()
 
