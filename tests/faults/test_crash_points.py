@@ -188,7 +188,8 @@ def test_whatever_happens_at_any_command_or_reply_the_same_comes_out(
             break
         names = seen
     assert len(names) >= LEAST_COMMANDS, names
-    assert names.count("COMMIT") >= 5, names
+    # The backlog makes three batches and what follows at least two; the last one's effect may be seen before its reply.
+    assert names.count("COMMIT") >= 4, names
     assert {"SET", "HGETALL", "XGROUP", "XREAD", "LOOK", "COMMIT"} <= set(names)
 
 
