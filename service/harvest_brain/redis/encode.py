@@ -26,7 +26,6 @@ from harvest_brain.core.position import Epoch, Position
 SCHEMA = 1
 READABLE_SCHEMAS = (SCHEMA,)
 SOURCE = "harvest_brain"
-LIVE_HARVEST = "REDUCE_ONLY"
 META_FIELD = "_meta"
 MARKET_PREFIX = "_market:"
 
@@ -72,7 +71,7 @@ def intent_payload(intent: Intent, *, live: bool) -> str:
     """The JSON object of an intent, names in a fixed order: the same intent is the same bytes."""
     harvest = intent.action is Action.HARVEST
     fields: dict[str, Any] = {
-        "intent_type": LIVE_HARVEST if live and harvest else intent.action.value,
+        "intent_type": "REDUCE_ONLY" if live and harvest else intent.action.value,
         "symbol": intent.key.symbol,
         "side": intent.side.value,
         "qty": intent.qty,
@@ -178,16 +177,8 @@ def parse_meta(text: str) -> Meta:
 
 
 def market_text(market: Market) -> str:
-    """A symbol's price memory, compact: it is written for each symbol of each batch."""
-    candidate, previous = market.candidate, market.prev_close
-    return (
-        f'["{market.last}",{_quoted(candidate)},{market.bar},"{market.high}","{market.low}",{_quoted(previous)},'
-        f'"{market.average}",{market.ranges}]'
-    )
-
-
-def _quoted(value: Decimal | None) -> str:
-    return "null" if value is None else f'"{value}"'
+    """A symbol's price memory: a list, since it is written for each symbol of each batch."""
+    return _dumps(market)
 
 
 def parse_market(text: str) -> Market:
