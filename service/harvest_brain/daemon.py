@@ -29,7 +29,7 @@ from harvest_brain.core.engine import decide
 from harvest_brain.core.events import Price
 from harvest_brain.core.mode import change_mode
 from harvest_brain.core.numbers import plain
-from harvest_brain.permit import live_permit
+from harvest_brain.permit import live_permit, server_facts
 from harvest_brain.redis.client import make_connection
 from harvest_brain.redis.encode import SCHEMA
 from harvest_brain.redis.store import (
@@ -115,10 +115,9 @@ class Daemon:
                 self._settings.policy(),
                 token=self._token,
                 config=self._settings.digest(),
+                because=self._objections(transport),
             )
             store.prepare()
-            if because := self._objections(store):
-                store.stay_in_shadow(because)
             self._wait_for_lease(store)
             if self._stop:
                 store.give_back_lease()  # it may have come at the same moment
@@ -129,13 +128,13 @@ class Daemon:
             store.give_back_lease()
             self._log.info("gave the lease back at cursor %s", store.cursor)
 
-    def _objections(self, store: Store) -> str:
+    def _objections(self, transport: RedisTransport) -> str:
         """Why this daemon stays in shadow although live was asked for, or nothing. Says so when that changes."""
         settings, status, now = self._settings, self.status, time.time()
         if not settings.live:
             return ""
         permit = live_permit(
-            store.server_facts(),
+            server_facts(transport),
             allow_volatile=settings.live_allow_volatile_redis,
             token_file=self._token_file,
             release=status.release,
@@ -154,7 +153,7 @@ class Daemon:
     def _review(self, store: Store) -> None:
         """See from time to time, and when the live token ends, whether the objections are still the same. Asks the
         server, so nothing may be on its way."""
-        if time.monotonic() >= self._review_at and self._objections(store) != store.meta.because:
+        if time.monotonic() >= self._review_at and self._objections(store.transport) != store.meta.because:
             raise ModeChangedError("whether this may be live has changed")
 
     def _wait_for_lease(self, store: Store) -> None:

@@ -17,13 +17,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from redis.exceptions import ResponseError
+
 from harvest_brain.core.numbers import shorten
+from harvest_brain.redis.transport import RedisTransport, parse_info, parse_pairs
 
 NEVER = float("inf")
+_FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
 
 _SYNC = {
     "always": "a power cut loses nothing that was acknowledged (appendfsync always)",
@@ -70,8 +75,24 @@ def token_expiry(path: Path, release: str, now: float) -> float:
     return moment.timestamp()
 
 
+def server_facts(transport: RedisTransport) -> dict[str, str]:
+    """What the server says of its persistence and its memory, in the names of its settings; what it doesn't show is
+    missing. INFO is readable where CONFIG is not, and says less."""
+    facts = {}
+    with suppress(ResponseError, KeyError):
+        info = parse_info(transport.call("INFO", "persistence"))
+        facts["appendonly"] = "no" if info["aof_enabled"] == "0" else "yes"
+    with suppress(ResponseError, KeyError):
+        info = parse_info(transport.call("INFO", "memory"))
+        facts |= {"maxmemory": info["maxmemory"], "maxmemory-policy": info["maxmemory_policy"]}
+    with suppress(ResponseError):
+        shown = parse_pairs(transport.call("CONFIG", "GET", *_FACTS))
+        facts |= {name: value.decode() for name, value in shown.items()}
+    return facts
+
+
 def durability(facts: Mapping[str, str]) -> Permit:
-    """What a power cut or a full memory could lose, by what the server says of itself (`Store.server_facts`)."""
+    """What a power cut or a full memory could lose, by what the server says of itself (`server_facts`)."""
     objections, remarks = [], []
     appendonly = facts.get("appendonly")
     if appendonly == "no":

@@ -64,6 +64,10 @@ class _Line:
             return thawed(reply)
         raise _WantsMoreError
 
+    def call(self, *command: str | bytes | int) -> Any:
+        self.send(command)
+        return self.receive()
+
     def close(self) -> None:
         pass
 

@@ -26,9 +26,9 @@ from harvest_brain.ops.control import RefusedError
 from harvest_brain.ops.doctor import examine, of_durability
 from harvest_brain.ops.purge import purge
 from harvest_brain.ops.status import Overview, overview
-from harvest_brain.permit import durability
+from harvest_brain.permit import durability, server_facts
 from harvest_brain.redis.client import connect, make_connection
-from harvest_brain.redis.store import Store, UnusableError
+from harvest_brain.redis.store import UnusableError
 from harvest_brain.redis.transport import RedisTransport
 from harvest_brain.report import UNPRICED_AFTER_SEC, explain
 
@@ -157,8 +157,7 @@ def _doctor(options: argparse.Namespace) -> int:
     settings = _load(options).settings
     names = settings.names()
     with closing(RedisTransport(make_connection(settings.endpoint()))) as transport:
-        store = Store(transport, names, settings.bounds(), settings.policy(), token="", config="")
-        durable = durability(store.server_facts())
+        durable = durability(server_facts(transport))
     findings = examine(connect(settings.endpoint()), names, settings.mode, settings.start)
     findings += of_durability(durable, settings.mode)
     if options.json:

@@ -26,11 +26,11 @@ from harvest_brain import __version__
 from harvest_brain.config import ConfigError, Loaded, load
 from harvest_brain.ops.doctor import Finding, examine
 from harvest_brain.ops.drill import drill
-from harvest_brain.permit import durability
+from harvest_brain.permit import durability, server_facts
 from harvest_brain.redis.client import connect, make_connection
 from harvest_brain.redis.encode import META_FIELD, Meta, parse_meta
 from harvest_brain.redis.names import Names
-from harvest_brain.redis.store import OLDEST_REDIS, Store, UnusableError
+from harvest_brain.redis.store import OLDEST_REDIS, UnusableError
 from harvest_brain.redis.transport import RedisTransport
 from harvest_brain.report import explain
 
@@ -106,10 +106,8 @@ class Scene:
     @cached_property
     def facts(self) -> dict[str, str]:
         """What the server says of its persistence and of eviction; what it doesn't show is missing."""
-        settings = self.loaded.settings
-        with closing(RedisTransport(make_connection(settings.endpoint()))) as transport:
-            store = Store(transport, self.names, settings.bounds(), settings.policy(), token="", config="")
-            return store.server_facts()
+        with closing(RedisTransport(make_connection(self.loaded.settings.endpoint()))) as transport:
+            return server_facts(transport)
 
 
 def prove(env_file: Path | None, environ: Mapping[str, str], *, with_drill: bool) -> list[Check]:

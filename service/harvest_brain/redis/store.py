@@ -10,7 +10,6 @@ A session ends with any exception. Then everything in memory is void: connect, l
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from itertools import chain
@@ -41,7 +40,7 @@ from harvest_brain.redis.encode import (
 )
 from harvest_brain.redis.figures import Figures
 from harvest_brain.redis.names import Bounds, Names
-from harvest_brain.redis.transport import Argument, Command, RedisTransport
+from harvest_brain.redis.transport import Argument, Command, RedisTransport, parse_info, parse_pairs
 
 OLDEST_REDIS, OLDEST_REDIS_WITH_WAITAOF = (7, 0), (7, 2)
 MINUTE_MS = 60_000
@@ -51,7 +50,6 @@ MINUTE_MS = 60_000
 FIRST_BATCH = 10
 HEAVY_BATCH_BYTES = 16 * 1024 * 1024
 NEVER_ENDS = -1  # what PTTL says of a key without an end
-_FACTS = ("appendonly", "appendfsync", "save", "maxmemory", "maxmemory-policy")
 
 
 Entry = tuple[bytes, list[bytes]]
@@ -125,7 +123,8 @@ GIVE_BACK = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DE
 
 
 class Store:
-    """One session with Redis, for the daemon that holds (or waits for) `token`."""
+    """One session with Redis, for the daemon that holds (or waits for) `token`. It stays in shadow, although live was
+    asked for, where there is a reason (`because`), which is kept beside the mode."""
 
     def __init__(
         self,
@@ -136,17 +135,19 @@ class Store:
         *,
         token: str,
         config: str,
+        because: str = "",
     ) -> None:
-        self._transport = transport
+        self.transport = transport
+        self._call = transport.call
         self._names = names
         self._bounds = bounds
-        self.policy = policy
+        self.policy = replace(policy, live=False) if because else policy
         self._token = token
         self._commit = self._look = b""
         self._stored = ""
         self._pending: tuple[Decision, Meta] | None = None
         self.state = State()
-        self.meta = Meta("live" if policy.live else "shadow", "", config, {}, 0)
+        self.meta = Meta("live" if self.policy.live else "shadow", because, config, {}, 0)
         self._market_place: dict[str, str] = {}
         # Read only when the execution stream is, for what they say is for books that are up to date.
         self._aside: dict[str, Callable[[str, list[bytes]], Event]] = {names.control: decode_control}
@@ -162,17 +163,12 @@ class Store:
     def flush(self) -> None:
         """Send what was asked for, in one write. Receiving does so too."""
         if self._outbox:
-            self._transport.send(*self._outbox)
+            self.transport.send(*self._outbox)
             self._outbox.clear()
 
     def _receive(self) -> Any:
         self.flush()
-        return self._transport.receive()
-
-    def _call(self, *command: Argument) -> Any:
-        """One command and its reply, while nothing else is on its way."""
-        self._outbox.append(command)
-        return self._receive()
+        return self.transport.receive()
 
     # The lease.
 
@@ -196,17 +192,12 @@ class Store:
 
     # Starting.
 
-    def stay_in_shadow(self, because: str) -> None:
-        """Publish suggestions only, although live was asked for; the reason is kept beside the mode."""
-        self.policy = replace(self.policy, live=False)
-        self.meta = self.meta._replace(mode="shadow", because=because)
-
     def prepare(self) -> None:
         """Check the server's version and the types of our keys, and hand it the scripts.
 
         Raises `UnusableError` for a server that is too old, or a key that holds something else.
         """
-        server = _info(self._call("INFO", "server"))
+        server = parse_info(self._call("INFO", "server"))
         version = server.get("valkey_version") or server["redis_version"]
         numbers = tuple(int(part) for part in version.split(".")[:2])
         if numbers < OLDEST_REDIS:
@@ -222,21 +213,6 @@ class Store:
         # The server keeps a script under the digest that it returns.
         self._commit, self._look = (self._call("SCRIPT", "LOAD", script) for script in (COMMIT, LOOK))
 
-    def server_facts(self) -> dict[str, str]:
-        """What the server says of its persistence and its memory, in the names of its settings; what it doesn't show is
-        missing. INFO is readable where CONFIG is not, and says less."""
-        facts = {}
-        with suppress(ResponseError, KeyError):
-            info = _info(self._call("INFO", "persistence"))
-            facts["appendonly"] = "no" if info["aof_enabled"] == "0" else "yes"
-        with suppress(ResponseError, KeyError):
-            info = _info(self._call("INFO", "memory"))
-            facts |= {"maxmemory": info["maxmemory"], "maxmemory-policy": info["maxmemory_policy"]}
-        with suppress(ResponseError):
-            shown = _pairs(self._call("CONFIG", "GET", *_FACTS))
-            facts |= {name: value.decode() for name, value in shown.items()}
-        return facts
-
     def load(self, start: str) -> str:
         """Make the durable state the state in memory; returns the mode it was written in, or nothing if there was none.
 
@@ -246,7 +222,7 @@ class Store:
         raw = self._call("HGETALL", self._names.state)
         written_mode = ""
         try:
-            fields = {name: text.decode() for name, text in _pairs(raw).items()}
+            fields = {name: text.decode() for name, text in parse_pairs(raw).items()}
             self._stored = fields.pop(META_FIELD, "")
             if self._stored:
                 stored = parse_meta(self._stored)
@@ -292,7 +268,7 @@ class Store:
 
     def _figures(self) -> Figures:
         name = self._names.executions
-        return Figures.of(_pairs(self._call("XINFO", "STREAM", name))) if self._call("EXISTS", name) else Figures()
+        return Figures.of(parse_pairs(self._call("XINFO", "STREAM", name))) if self._call("EXISTS", name) else Figures()
 
     def _newest(self, stream: str) -> str:
         newest = self._call("XREVRANGE", stream, "+", "-", "COUNT", 1)
@@ -320,7 +296,7 @@ class Store:
         return count
 
     def _group(self) -> dict[str, Any] | None:
-        groups = (_pairs(raw) for raw in self._call("XINFO", "GROUPS", self._names.executions))
+        groups = (parse_pairs(raw) for raw in self._call("XINFO", "GROUPS", self._names.executions))
         return next((group for group in groups if group["name"].decode() == self._names.group), None)
 
     def _create_group(self) -> None:
@@ -541,14 +517,6 @@ _ENDS: Mapping[str, tuple[type[Exception], str]] = {
     "full": (UnusableError, "{} has used up its ids; rename or delete it"),
     "denied": (UnusableError, "the Redis user may not {} what HarvestBrain writes"),
 }
-
-
-def _info(text: bytes) -> dict[str, str]:
-    return dict(line.split(":", 1) for line in text.decode().splitlines() if ":" in line)
-
-
-def _pairs(raw: Sequence[Any]) -> dict[str, Any]:
-    return {raw[i].decode(): raw[i + 1] for i in range(0, len(raw), 2)}
 
 
 def _parse_state(fields: Mapping[str, str]) -> State:

@@ -57,6 +57,11 @@ class RedisTransport:
             self.close()
             raise
 
+    def call(self, *command: Argument) -> Any:
+        """The reply to one command, while nothing else is on its way. Raises as `receive` does."""
+        self.send(command)
+        return self.receive()
+
     def close(self) -> None:
         """Drop the connection."""
         self._open = False
@@ -66,3 +71,13 @@ class RedisTransport:
         # redis-py would connect anew on the next command; a reply that is still owed would then be lost unnoticed.
         if not self._open:
             raise RedisConnectionError("the connection to Redis was closed after an error")
+
+
+def parse_info(reply: bytes) -> dict[str, str]:
+    """What a reply to INFO says, by name."""
+    return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+
+
+def parse_pairs(reply: Sequence[Any]) -> dict[str, Any]:
+    """A reply of name, value, name, value as a dictionary."""
+    return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
