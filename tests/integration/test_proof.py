@@ -365,7 +365,13 @@ def test_entries_that_are_being_worked_off_pass(redis: Any, working: DaemonProce
 
 def test_without_redis_it_says_what_it_can_and_exits_with_3(tmp_path: Path) -> None:
     settings = {"REDIS_HOST": HOST, "REDIS_PORT": str(free_port()), "RUNTIME_DIRECTORY": str(tmp_path)}
-    status = {"mode": "shadow", "role": "leader", "state": "ready", "updated": time.time() + 60, "leader": "x"}
+    status = {
+        "mode": "shadow",
+        "role": "leader",
+        "state": "ready",
+        "updated": time.time() + proof.FRESH_SEC,
+        "leader": "x",
+    }
     (tmp_path / "status.json").write_text(json.dumps(status))
     code, checks = prove(settings, "--drill")
     assert code == 3
