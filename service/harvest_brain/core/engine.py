@@ -47,7 +47,7 @@ from harvest_brain.core.events import (
 )
 from harvest_brain.core.identity import last_fill_name, marks_of
 from harvest_brain.core.intents import Intent, belongs_to, own_name
-from harvest_brain.core.market import Market
+from harvest_brain.core.market import Jump, Market
 from harvest_brain.core.numbers import ARITHMETIC, plain
 from harvest_brain.core.policy import Policy, Terms
 from harvest_brain.core.position import Position, fold, suspected
@@ -337,9 +337,9 @@ class _Batch:
             self.counts["price:no position"] += 1
             return
         price, before, terms = event.price, book.market, book.terms
-        if not before.believes(price, self.policy.max_jump_pct):
+        if not before.believes(price, event.time_ms, self.policy.max_jump_pct):
             self.counts["price:jump"] += 1
-            self.books[event.symbol] = book._replace(market=before._replace(candidate=price))
+            self.books[event.symbol] = book._replace(market=before._replace(candidate=Jump(price, event.time_ms)))
             return
         time_ms = happened_ms(event.time_ms, event.arrived_ms)
         market = before.tick(price, time_ms, terms.trail_bar_ms, terms.trail_atr_period)

@@ -21,13 +21,20 @@ from harvest_brain.core.numbers import ZERO
 LONG_GAP_BARS = 5
 
 
+class Jump(NamedTuple):
+    """A price (quote currency) too far from the last one to be believed, and its event time (milliseconds)."""
+
+    price: Decimal
+    time_ms: int
+
+
 class Market(NamedTuple):
-    """`last`: last believed price; `candidate`: a jumped price that waits for a second tick; `bar`: when the bar in the
+    """`last`: last believed price; `candidate`: a jump that waits for a second tick; `bar`: when the bar in the
     making opened (event time in milliseconds), with its `high` and `low` (its close is `last`); `prev_close`: close of
     the bar before it; `average`: mean or Wilder average of `ranges` true ranges so far. Prices in quote currency."""
 
     last: Decimal
-    candidate: Decimal | None = None
+    candidate: Jump | None = None
     bar: int = -1
     high: Decimal = ZERO
     low: Decimal = ZERO
@@ -39,9 +46,11 @@ class Market(NamedTuple):
         """The average true range in quote currency, or None while it warms up."""
         return self.average if self.ranges >= period else None
 
-    def believes(self, price: Decimal, max_jump_pct: Decimal) -> bool:
-        """False for a first tick that is more than `max_jump_pct` percent off the last price."""
-        confirmed = self.candidate is not None and _near(price, self.candidate, max_jump_pct)
+    def believes(self, price: Decimal, time_ms: int, max_jump_pct: Decimal) -> bool:
+        """False for a first tick that is more than `max_jump_pct` percent off the last price. One of the same event
+        time may be the first one again, delivered twice, and confirms nothing."""
+        first = self.candidate
+        confirmed = first is not None and first.time_ms != time_ms and _near(price, first.price, max_jump_pct)
         return not max_jump_pct or confirmed or _near(price, self.last, max_jump_pct)
 
     def tick(self, price: Decimal, time_ms: int, bar_ms: int, period: int) -> Market:

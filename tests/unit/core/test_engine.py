@@ -959,9 +959,21 @@ def test_a_jump_fires_nothing_until_a_second_tick_confirms_it(way: Way) -> None:
     world.open(way)
     assert world.price(way.at("20.01")) == ()
     book = world.state.books[SYMBOL]
-    assert book.market == Market(D(100), candidate=way.at("20.01"))
+    assert book.market is not None
+    assert book.market._replace(candidate=None) == Market(D(100))
+    assert book.market.candidate is not None
+    assert book.market.candidate.price == way.at("20.01")
     assert world.counts["price:jump"] == 1
     assert harvests(world.price(way.at(21))) == [D("0.75")]
+
+
+def test_a_bad_tick_that_is_delivered_twice_fires_nothing(way: Way) -> None:
+    world = World(policy(jump=20))
+    world.open(way)
+    tick = world.tick(way.at("20.01"))
+    assert world.see(tick) == ()
+    assert world.see(tick._replace(entry_id=world.tick(1).entry_id)) == ()
+    assert world.counts["price:jump"] == 2
 
 
 def test_a_bad_tick_between_good_ones_fires_nothing(way: Way) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.unit.core.strategies import decimals
 
-from harvest_brain.core.market import LONG_GAP_BARS, Market
+from harvest_brain.core.market import LONG_GAP_BARS, Jump, Market
 
 BAR_MS = 60_000
 D = Decimal
@@ -32,25 +32,31 @@ def run(
 
 @pytest.mark.parametrize(("price", "believed"), [("120", True), ("120.01", False), ("80", True), ("79.99", False)])
 def test_a_price_up_to_the_bound_is_believed_at_once(price: str, believed: bool) -> None:
-    assert Market(D(100)).believes(D(price), D(20)) is believed
+    assert Market(D(100)).believes(D(price), 0, D(20)) is believed
 
 
 def test_a_second_tick_near_the_first_confirms_a_jump() -> None:
-    jumped = Market(D(100), candidate=D(150))
-    assert jumped.believes(D(170), D(20))
-    assert jumped.believes(D(180), D(20))
-    assert not jumped.believes(Decimal("180.01"), D(20))
-    assert not jumped.believes(Decimal("119.99"), D(10))
+    jumped = Market(D(100), candidate=Jump(D(150), 7))
+    assert jumped.believes(D(170), 8, D(20))
+    assert jumped.believes(D(180), 8, D(20))
+    assert not jumped.believes(Decimal("180.01"), 8, D(20))
+    assert not jumped.believes(Decimal("119.99"), 8, D(10))
+
+
+def test_a_jump_that_is_delivered_twice_does_not_confirm_itself() -> None:
+    jumped = Market(D(100), candidate=Jump(D(150), 7))
+    assert not jumped.believes(D(150), 7, D(20))
+    assert jumped.believes(D(150), 6, D(20)), "one from before it is another one"
 
 
 def test_a_bound_of_zero_switches_the_guard_off() -> None:
-    assert Market(D(100)).believes(D(10_000), D(0))
+    assert Market(D(100)).believes(D(10_000), 0, D(0))
 
 
 def test_a_believed_price_forgets_the_candidate() -> None:
-    jumped = Market(D(100), candidate=D(150))
+    jumped = Market(D(100), candidate=Jump(D(150), 7))
     assert run((0, "101"), market=jumped).candidate is None
-    opened = run((BAR_MS, "101"))._replace(candidate=D(150))
+    opened = run((BAR_MS, "101"))._replace(candidate=Jump(D(150), 7))
     assert run((BAR_MS + 1, "101"), market=opened).candidate is None
     assert run((2 * BAR_MS, "101"), market=opened).candidate is None
     assert run((0, "101"), market=opened).candidate is None

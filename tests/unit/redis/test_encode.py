@@ -16,7 +16,7 @@ from tests.support.world import LONG, SHORT, Way, World, policy
 from harvest_brain.core.engine import Gate, State, Waiting, decide
 from harvest_brain.core.events import Key, Malformed, OrderRef, PositionSide
 from harvest_brain.core.intents import Action, Intent, harvest_claim, stop_claim
-from harvest_brain.core.market import Market
+from harvest_brain.core.market import Jump, Market
 from harvest_brain.core.numbers import ARITHMETIC
 from harvest_brain.core.policy import Dust, Policy, Rung, RungState, Terms, parse_ladder
 from harvest_brain.core.position import Epoch, Holding, Position, Reservation, ReservationState, epoch_id_of
@@ -405,7 +405,7 @@ POSITIONS = st.builds(Position, KEYS, NUMBERS, NUMBERS, TEXTS, st.none() | EPOCH
 MARKETS = st.builds(
     Market,
     NUMBERS,
-    st.none() | NUMBERS,
+    st.none() | st.builds(Jump, NUMBERS, COUNTS),
     st.integers(-1, 10**12),
     NUMBERS,
     NUMBERS,
