@@ -11,7 +11,7 @@ WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
 export PATH := $(BIN):$(PATH)
 
-.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench soak oracle mutation commit-mutation fuzz docs lock help clean
+.PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench bench-deploy soak oracle mutation commit-mutation fuzz docs lock help clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -79,6 +79,9 @@ image: ## the daemon's image as an archive in dist/, for harvest_runtime=contain
 
 bench: $(VENV)/dev.installed ## how fast it works off a backlog
 	$(BIN)/python -m tests.bench.backlog $(ARGS)
+
+bench-deploy: $(VENV)/dev.installed $(VENV)/deploy.installed hosts bundle ## a deployment, and one with nothing to do
+	$(BIN)/python -m tests.bench.deploy $(ARGS)
 
 # Fuzzing, mutation testing and the oracle want packages that not every platform has, so each set has its own environment.
 EXTRAS := .venv-extras
