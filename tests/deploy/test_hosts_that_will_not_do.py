@@ -59,15 +59,30 @@ def test_a_redis_that_does_not_answer_is_named(host: Host) -> None:
     )
 
 
-@pytest.mark.parametrize("host", [GOOD], indirect=True)
-def test_a_docker_that_is_not_there_is_named(host: Host, tmp_path: Path) -> None:
+@pytest.fixture
+def with_docker(tmp_path: Path) -> dict[str, str]:
+    """The variables of a deployment with docker and an archive that looks like an image."""
     archive = tmp_path / "image.tar"
     (tmp_path / "manifest.json").write_text('[{"Config": "0123.json"}]')
     subprocess.run(["tar", "--create", "--file", archive, "manifest.json"], cwd=tmp_path, check=True)
     options = {"harvest_runtime": "container", "harvest_container_engine": "docker"}
-    said = host.refuses(**options, harvest_container_image=str(archive))
+    return {**options, "harvest_container_image": str(archive)}
+
+
+@pytest.mark.parametrize("host", [GOOD], indirect=True)
+def test_a_docker_that_is_not_there_is_named(host: Host, with_docker: dict[str, str]) -> None:
+    said = host.refuses(**with_docker)
     assert "docker does not answer on vps" in said
     assert "harvest_container_engine=podman, which is installed from the distribution" in said
+
+
+@pytest.mark.parametrize("host", [GOOD], indirect=True)
+def test_a_docker_that_gives_images_other_ids_is_told_what_to_set(host: Host, with_docker: dict[str, str]) -> None:
+    status = '[["driver-type","io.containerd.snapshotter.v1"]]'
+    host.run("sh", "-c", f"printf '#!/bin/sh\\necho %s\\n' \"'{status}'\" >/usr/bin/docker; chmod +x /usr/bin/docker")
+    said = host.refuses(**with_docker)
+    assert "docker on vps keeps its images in containerd's store" in said
+    assert "containerd-snapshotter" in said
 
 
 @pytest.mark.parametrize("host", [GOOD], indirect=True)
