@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -386,12 +387,9 @@ class FakeHost:
         self._make_bundle(version, reads, writes)
         # What a daemon does is its code, so it is part of the name: here by a comment in the settings.
         settings += f"# {json.dumps(does)}\n"
-        draft = self.bundle.parent / "draft"
-        draft.mkdir(exist_ok=True)
-        (draft / "env").write_text(settings)
-        (draft / "unit").write_text(f"[Service]\n# {version}\n")
-        where = ("--bundle", str(self.bundle), "--env", str(draft / "env"), "--unit", str(draft / "unit"))
-        code, answer = self.run("name", *where)
+        unit = f"[Service]\n# {version}\n"
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in (settings, unit)]
+        code, answer = self.run("name", "--bundle", str(self.bundle), "--env", digests[0], "--unit", digests[1])
         assert code == 0, answer
         name: str = answer["release"]
         path = self.releases / name
@@ -403,7 +401,7 @@ class FakeHost:
             (path / "venv/behaviour.json").write_text(json.dumps(does))
             (path / "venv/bin/python3").symlink_to("/usr/bin/python3")
             (path / "harvest-brain.env").write_text(settings)
-            (path / UNIT).write_text((draft / "unit").read_text())
+            (path / UNIT).write_text(unit)
         return name
 
     def release(self, settings: str = "HARVEST_MODE=shadow\n", **more: Any) -> str:
@@ -411,6 +409,7 @@ class FakeHost:
         name = self.stage(settings, **more)
         code, answer = self.run("seal", name, "--bundle", str(self.bundle))
         assert code == 0, answer
+        os.utime(self.releases / name / "RELEASE.json", (self.clock.time(), self.clock.time()))
         return name
 
     def proven(self, settings: str = "HARVEST_MODE=shadow\n", **more: Any) -> str:

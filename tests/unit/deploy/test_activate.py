@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -98,12 +99,76 @@ def test_activating_the_current_release_again_puts_right_what_was_changed_by_han
         host.systemd.enabled = False
     else:
         host.systemd.started = None
+    planned = host.run("plan", release)[1]
+    assert (planned["changed"], planned["intact"]) == (True, True)
     code, answer = host.run("activate", release)
     assert (code, answer["changed"]) == (0, True)
     assert host.systemd.enabled
     assert host.systemd.life().active == "active"
     assert host.systemd.unit_file.read_bytes() == (host.releases / release / UNIT).read_bytes()
     assert (host.root / "etc/quantum/harvest-brain.env").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        ("stopped", "it does not run: inactive/dead"),
+        ("disabled", "it does not start at boot"),
+        ("unit", "quantum-harvest-brain.service is not the release's"),
+        ("link", "harvest-brain.env is not the link to the release's"),
+        ("env", "is not as it was sealed: harvest-brain.env: altered"),
+        ("other", "the host is on 0.1.0-"),
+        ("incomplete", "is not complete"),
+        ("gone", "there is no release"),
+    ],
+)
+def test_a_plan_says_what_activate_would_put_right_and_changes_nothing(host: FakeHost, damage: str, why: str) -> None:
+    release = host.proven()
+    assert host.run("plan", release)[1]["changed"] is False
+    if damage == "stopped":
+        host.systemd.started = None
+    elif damage == "disabled":
+        host.systemd.enabled = False
+    elif damage == "unit":
+        host.systemd.unit_file.write_text("[Service]\nExecStart=/bin/true\n")
+    elif damage == "link":
+        (host.root / "etc/quantum/harvest-brain.env").unlink()
+    elif damage == "env":
+        env = host.releases / release / "harvest-brain.env"
+        env.chmod(0o644)
+        env.write_text("HARVEST_MODE=live\n")
+    elif damage == "other":
+        host.proven("HARVEST_MIN_R=1\n")
+    elif damage == "incomplete":
+        (host.releases / release).chmod(0o755)
+        (host.releases / release / "RELEASE.json").unlink()
+    else:
+        release = "0.1.0-000000000000"
+    host.systemd.life()
+    before, starts = everything_below(host.root), host.systemd.starts
+    code, answer = host.run("plan", release)
+    assert (code, answer["changed"], answer["current"]) == (0, True, host.current)
+    assert why in answer["message"]
+    assert answer["intact"] is (damage not in ("env", "incomplete", "gone"))
+    assert (everything_below(host.root), host.systemd.starts) == (before, starts)
+
+
+def test_a_bare_host_is_planned_for_as_well(host: FakeHost) -> None:
+    code, answer = host.run("plan", "0.1.0-000000000000")
+    assert (code, answer["changed"], answer["current"], answer["intact"]) == (0, True, None, False)
+    assert not host.log.parent.exists()
+
+
+def test_a_release_that_was_staged_anew_below_the_daemon_is_started_anew(host: FakeHost) -> None:
+    release = host.proven()
+    manifest, later = host.releases / release / "RELEASE.json", host.clock.time() + 60
+    os.utime(manifest, (later, later))
+    host.clock.sleep(120)
+    starts = host.systemd.starts
+    assert "before it was staged anew" in host.run("plan", release)[1]["message"]
+    code, answer = host.run("activate", release)
+    assert (code, answer["changed"], host.systemd.starts) == (0, True, starts + 1)
+    assert host.run("activate", release)[1]["changed"] is False
 
 
 def test_a_standby_passes_the_gate(host: FakeHost) -> None:

@@ -13,8 +13,9 @@ from tests.support.fake_host import UNIT, FakeHost
 
 
 def parts(host: FakeHost, release: str) -> tuple[str, ...]:
-    path = host.releases / release
-    return "--bundle", str(host.bundle), "--env", str(path / "harvest-brain.env"), "--unit", str(path / UNIT)
+    env, unit = (host.ctl.fingerprint(host.releases / release / name) for name in ("harvest-brain.env", UNIT))
+    digests = (env.removeprefix("sha256:"), unit.removeprefix("sha256:"))
+    return "--bundle", str(host.bundle), "--env", digests[0], "--unit", digests[1]
 
 
 # The name.
@@ -47,6 +48,18 @@ def test_code_settings_unit_and_image_are_all_part_of_it(host: FakeHost) -> None
     assert len(names) == 5
 
 
+def test_settings_and_unit_are_given_by_their_digests(host: FakeHost, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        host.run("name", "--bundle", str(host.bundle), "--env", "harvest-brain.env", "--unit", "0" * 64)
+    assert "'harvest-brain.env' is not 64 hex digits" in capsys.readouterr().err
+
+
+def test_a_bundle_as_it_was_made_is_verified(host: FakeHost) -> None:
+    host.stage()
+    code, answer = host.run("verify", str(host.bundle))
+    assert (code, answer["changed"], answer["version"]) == (0, False, "0.1.0")
+
+
 def test_harvestctl_itself_is_not_part_of_it(host: FakeHost) -> None:
     """A better way back is no reason to restart the daemon."""
     release = host.stage()
@@ -70,7 +83,8 @@ def test_a_tampered_bundle_is_refused(host: FakeHost, damage: str) -> None:
         (host.bundle / "wheelhouse/extra-1-py3-none-any.whl").write_text("more code")
     else:
         (host.bundle / "SHA256SUMS").unlink()
-    for command in (("name", *parts(host, release)), ("seal", release, "--bundle", str(host.bundle))):
+    bundle = str(host.bundle)
+    for command in (("verify", bundle), ("name", *parts(host, release)), ("seal", release, "--bundle", bundle)):
         code, answer = host.run(*command)
         assert (code, answer["changed"]) == (4, False)
     assert not (host.releases / release / "RELEASE.json").exists()
@@ -306,8 +320,10 @@ def test_only_root_is_let_in_and_told_what_to_type(host: FakeHost, monkeypatch: 
     assert host.run("status")[0] == 0, "a root elsewhere is anybody's"
     assert host.ctl.main(["status", "--root", "/", "--json"]) == 4
     assert "sudo" in json.loads(host.printed[-1])["message"]
-    assert host.ctl.main(["name", "--root", "/", "--bundle", "x", "--env", "x", "--unit", "x"]) == 4
-    assert "sudo" not in host.printed[-1], "a controller names releases, and needs no rights for that"
+    digests = ("--env", "0" * 64, "--unit", "0" * 64)
+    for words in (["verify", "x"], ["name", "--bundle", "x", *digests]):
+        assert host.ctl.main([*words, "--root", "/"]) == 4
+        assert "sudo" not in host.printed[-1], "a controller needs no rights for that"
 
 
 def test_a_line_of_the_audit_log_that_is_written_in_part_is_no_line(
