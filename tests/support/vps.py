@@ -66,8 +66,8 @@ class Host:
         before = self.written()
         code, said = self.play(ROOT / "playbooks/deploy.yml", **extra)
         assert code != 0, said
-        assert "PLAY [Deploy]" not in said
-        assert "changed=0" in said
+        assert "PLAY [Deploy]" not in said, said
+        assert "changed=0" in said, said
         assert self.written() == before
         return " ".join(said.split())
 
