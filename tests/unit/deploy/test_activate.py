@@ -171,6 +171,28 @@ def test_a_release_that_was_staged_anew_below_the_daemon_is_started_anew(host: F
     assert host.run("activate", release)[1]["changed"] is False
 
 
+def test_activating_the_current_release_again_starts_it_where_another_one_still_runs(host: FakeHost) -> None:
+    one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    host.systemd.release = one
+    host.clock.sleep(5)
+    assert host.run("status")[1]["running"] == one
+    code, answer = host.run("activate", two)
+    assert (code, answer["changed"], host.systemd.release) == (0, True, two)
+
+
+def test_activating_a_release_to_which_a_way_back_was_cut_short_judges_it(host: FakeHost) -> None:
+    one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    host.run("rollback")
+    log = host.log.read_text().split("\n")
+    end = next(number for number, line in enumerate(log) if "rolled back" in line)
+    host.log.write_text("\n".join(log[:end]) + "\n")
+    assert host.run("status")[1]["pending"]["release"] == one
+    code, answer = host.run("activate", one)
+    assert (code, answer["changed"]) == (0, True)
+    assert host.run("status")[1]["pending"] is None
+    assert two in host.run("status")[1]["proven"]
+
+
 def test_a_standby_passes_the_gate(host: FakeHost) -> None:
     code, _ = host.run("activate", host.release(role="standby"))
     assert code == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.fake_host import FakeHost
+from tests.support.fake_host import FakeHost, Killed
 
 
 def three(host: FakeHost) -> list[str]:
@@ -203,15 +203,38 @@ def test_a_failed_upgrade_that_wrote_its_schema_ends_off_rather_than_on_one_that
 
 
 def test_off_is_stopped_and_disabled_and_the_releases_stay(host: FakeHost) -> None:
-    release = host.proven()
+    release = host.release()
+    (host.log.parent / "tokens").mkdir()
+    (host.log.parent / f"tokens/{release}.json").write_text("{}")
+    host.run("activate", release)
+    assert (host.root / "etc/quantum/credentials/live-token").exists()
     code, answer = host.run("rollback", "--to", "off")
     assert (code, answer["release"], answer["changed"]) == (0, "off", True)
     assert host.systemd.life().active == "inactive"
     assert not host.systemd.enabled
+    assert not (host.root / "etc/quantum/credentials/live-token").exists()
     assert (host.releases / release / "RELEASE.json").exists()
     assert host.run("rollback", "--to", "off")[1]["changed"] is False
     code, answer = host.run("rollback")
     assert (code, answer["release"]) == (0, release), "from off, back is to the last proven one"
+
+
+def test_an_off_that_was_cut_short_is_ended_by_the_next_rollback(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dead-man timer's, for one, must not start another release when the host was to be off."""
+    three(host)
+
+    def killed(_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(host.ctl.Host, "switched_off", killed)
+        with pytest.raises(Killed):
+            host.run("rollback", "--to", "off")
+    assert host.run("rollback")[1]["release"] == "off"
+    assert (host.systemd.life().active, host.current) == ("inactive", None)
+    assert host.run("rollback")[1]["release"] != "off"
 
 
 def test_off_stops_a_daemon_whose_unit_file_is_gone(host: FakeHost) -> None:
@@ -307,6 +330,18 @@ def test_a_timer_that_was_armed_by_hand_goes_back_only_from_a_switch(host: FakeH
     assert result is not None
     assert (result[0], host.current) == (0, release)
     assert host.run("status")[1]["timer"] is None
+
+
+def test_after_a_reboot_the_timer_is_armed_anew_only_where_a_switch_waits_for_its_verdict(host: FakeHost) -> None:
+    good, bad = host.proven(), host.release("HARVEST_MIN_R=2\n", **{"crash loop": True})
+    code, answer = host.run("arm-timer", "--if-pending")
+    assert (code, answer["changed"], host.systemd.timer) == (0, False, None)
+    host.run("activate", bad, "--no-gate")
+    host.systemd.timer = None
+    assert host.run("arm-timer", "--if-pending")[0] == 0
+    fired = host.deadline()
+    assert fired is not None
+    assert (fired[0], host.current) == (0, good)
 
 
 def test_disarming_says_whether_it_was_armed(host: FakeHost) -> None:
