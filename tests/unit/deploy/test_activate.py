@@ -278,6 +278,27 @@ def test_the_end_of_the_process_before_is_not_held_against_the_release(
     assert (code, host.current, left) == (0, release, []), answer
 
 
+def test_the_process_before_is_not_taken_for_the_release_that_a_restart_is_about_to_start(
+    host: FakeHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the restart waits for its turn the old process is active and running, and ends then."""
+    host.proven()
+    release = host.release("HARVEST_MIN_R=2\n")
+    real, left = host.ctl.Systemd.unit, [1, 1, 1]
+
+    def unit(systemd: Any) -> Any:
+        found = real(systemd)
+        if host.systemd.starts > 1 and left:
+            left.pop()
+            still = {"ActiveState": "active", "SubState": "running", "MainPID": "1000", "Job": "77"}
+            return host.ctl.Unit({**found.properties, **still})
+        return found
+
+    monkeypatch.setattr(host.ctl.Systemd, "unit", unit)
+    code, answer = host.run("activate", release)
+    assert (code, host.current, left) == (0, release, []), answer
+
+
 def test_a_failed_release_is_refused_until_it_is_asked_for_on_purpose(host: FakeHost) -> None:
     release = host.release()
     host.systemd.redis_down = True

@@ -44,6 +44,7 @@ def test_a_wrong_password_is_taken_back_and_the_release_runs_on(host: FakeHost, 
     assert (code, answer["release"]) == (1, proven)
     assert "WRONGPASS" in answer["message"]
     assert f"with the one before: back on {proven}, READY" in answer["message"]
+    assert "WRONGPASS" in Path(answer["evidence"], "why.txt").read_text()
     assert password_file(host).read_text() == "old"
     assert password_file(host).stat().st_mode & 0o777 == 0o600
     _, status = host.run("status")
