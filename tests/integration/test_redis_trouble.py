@@ -73,8 +73,9 @@ def test_a_daemon_that_is_started_before_redis_waits_and_goes_on(start_server: S
     server.stop()
     daemon = DaemonProcess(server.settings()).start()
     try:
-        wait_until(lambda: complaints(daemon))
-        assert daemon.status()["state"].startswith("waiting for Redis")
+        # It says so in its log first, and then in the status.
+        wait_until(lambda: str(daemon.status().get("state", "")).startswith("waiting for Redis"))
+        assert complaints(daemon)
         assert daemon.status()["role"] == "none"
         server.start()
         daemon.wait_for(role="leader", state="ready")
