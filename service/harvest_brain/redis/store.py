@@ -150,11 +150,8 @@ class Store:
         self.meta = Meta("live" if self.policy.live else "shadow", because, config, {}, 0)
         self._market_place: dict[str, str] = {}
         # Read only when the execution stream is, for what they say is for books that are up to date.
-        self._aside: dict[str, Callable[[str, list[bytes]], Event]] = {names.control: decode_control}
-        if names.snapshots:
-            self._aside[names.snapshots] = decode_snapshot
-        if names.pnl:
-            self._aside[names.pnl] = decode_pnl
+        aside = {names.control: decode_control, names.snapshots: decode_snapshot, names.pnl: decode_pnl}
+        self._aside: dict[str, Callable[[str, list[bytes]], Event]] = {key: read for key, read in aside.items() if key}
         self._gap: Gap | None = None
         self._outbox: list[Command] = []
         self._batch_size = min(FIRST_BATCH, bounds.batch_size)
@@ -174,9 +171,8 @@ class Store:
 
     def acquire_lease(self) -> int:
         """0 when this daemon leads now, else in how many milliseconds the lease may be free."""
-        if self._call("SET", self._names.lease, self._token, "NX", "PX", self._bounds.lease_ms) is not None:
-            return 0
-        if self.leader() == self._token:
+        taken = self._call("SET", self._names.lease, self._token, "NX", "PX", self._bounds.lease_ms)
+        if taken is not None or self.leader() == self._token:
             return 0
         left = int(self._call("PTTL", self._names.lease))
         # A lease that never ends was not written by a daemon; a person may take it away at any time.
