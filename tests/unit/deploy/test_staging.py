@@ -263,6 +263,24 @@ def test_leftovers_of_an_old_staging_are_removed_but_not_one_that_may_be_under_w
     assert (answer["removed"], answer["kept"]) == ([old], [fresh])
 
 
+def test_a_release_that_goes_takes_its_permission_to_be_live_along(host: FakeHost) -> None:
+    """Else the same release, staged again one day, would be live at once."""
+    old = host.release("HARVEST_MIN_R=1\n")
+    token = host.log.parent / f"tokens/{old}.json"
+    token.parent.mkdir()
+    token.write_text("{}")
+    host.proven("HARVEST_MIN_R=2\n")
+    assert host.run("prune", "--keep", "1")[1]["removed"] == [old]
+    assert not token.exists()
+
+
+def test_neither_side_of_a_switch_that_waits_for_its_verdict_is_removed(host: FakeHost) -> None:
+    one, two = host.release("HARVEST_MIN_R=1\n"), host.release("HARVEST_MIN_R=2\n")
+    host.run("activate", one, "--no-gate")
+    host.run("activate", two, "--no-gate")
+    assert host.run("prune", "--keep", "0")[1]["removed"] == []
+
+
 def test_what_else_lies_among_the_releases_is_left_alone(host: FakeHost) -> None:
     """A link of a person's own leads to a release, which must not be taken apart through it."""
     release = host.proven()
