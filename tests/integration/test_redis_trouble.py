@@ -367,7 +367,13 @@ def test_a_key_of_ours_that_holds_another_type_is_refused_by_name_and_left_as_it
 
 @pytest.mark.parametrize(
     ("field", "text"),
-    [("_meta", '{"schema":99}'), ("_meta", "not JSON"), ("ETHUSDT", "{}"), ("_market:ETHUSDT", "[]")],
+    [
+        ("_meta", '{"schema":99}'),
+        ("_meta", "not JSON"),
+        ("_meta", "null"),
+        ("ETHUSDT", "{}"),
+        ("_market:ETHUSDT", "[]"),
+    ],
 )
 def test_a_state_that_this_release_cannot_read_is_refused_and_left_as_it_is(
     server: RedisServer, redis: Any, start_daemon: StartDaemon, field: str, text: str

@@ -225,7 +225,7 @@ class Store:
                 written_mode = stored.mode
                 self.meta = stored._replace(mode=self.meta.mode, config=self.meta.config, because=self.meta.because)
             self.state = _parse_state(fields)
-        except (ValueError, KeyError, TypeError, ArithmeticError) as fault:
+        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as fault:
             raise UnusableError(f"{self._names.state} can't be read: {fault!r}") from None
         self.state.waiting = self.meta.waiting
         cursor, entries_read = self._place(start)
