@@ -1356,9 +1356,10 @@ def quiet(world: World, way: Way) -> Decimal:
     return book.quiet_below if way is LONG else book.quiet_above
 
 
-def test_the_next_rung_bounds_the_quiet_range(way: Way) -> None:
+@pytest.mark.parametrize("qty", [1, "0.5"])
+def test_the_next_rung_bounds_the_quiet_range(way: Way, qty: int | str) -> None:
     world = World(policy())
-    world.open(way)
+    world.open(way, qty)
     assert quiet(world, way) == way.at(1)
     world.price(way.at(1))
     assert quiet(world, way) == way.at(2)
