@@ -19,7 +19,7 @@ import secrets
 import signal
 import socket
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 
 from redis.exceptions import RedisError
 
@@ -88,11 +88,12 @@ class Daemon:
 
     def run(self) -> int:
         """Session after session until told to stop. Returns the exit code."""
-        failures = 0
+        failures, broken = 0, False
         while not self._stop:
-            commit_before = self.status.last_commit
+            commit_before, broken = self.status.last_commit, True
             try:
                 self._session()
+                broken = False
             except (LostLeaseError, StateMovedError, RefusedError, ModeChangedError) as event:
                 self._log.info("starting over: %s", event)
                 if isinstance(event, RefusedError):
@@ -101,6 +102,10 @@ class Daemon:
                 self._report.trouble(fault)
             failures = 1 if self.status.last_commit != commit_before else failures + 1
             self._pause(BACK_OFF_SEC[min(failures, len(BACK_OFF_SEC)) - 1])
+        if broken:
+            # It may have left the lease behind. Another session does nothing now but give that back.
+            with suppress(RedisError, OSError, UnusableError):
+                self._session()
         self._report.stopped()
         return 0
 

@@ -174,6 +174,18 @@ def test_a_leader_that_is_told_to_stop_is_replaced_at_once(start_daemon: StartDa
     second.wait_for(role="leader", timeout=10)
 
 
+def test_a_leader_whose_session_broke_gives_the_lease_back_too_when_it_is_told_to_stop(
+    redis: Any, start_daemon: StartDaemon
+) -> None:
+    daemon = start_daemon(HARVEST_LEASE_SEC="60")
+    redis.hset(STATE, "_meta", "not JSON")
+    redis.xadd(EXECUTIONS, tick("ETHUSDT", "2526"))
+    wait_until(lambda: "can't be read" in daemon.log(), what="the end of its session")
+    assert redis.get(LEASE)
+    daemon.stop()
+    assert not redis.exists(LEASE)
+
+
 @modes
 def test_incident_34_a_leader_that_was_frozen_past_its_lease_writes_nothing_when_it_wakes_and_stands_by(
     server: RedisServer, redis: Any, start_daemon: StartDaemon, mode: str
