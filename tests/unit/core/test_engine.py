@@ -1055,6 +1055,12 @@ def test_a_place_in_the_queue_is_kept_as_long_as_its_price_stays_fresh(way: Way)
     assert world.state.waiting == ()
 
 
+def test_a_price_from_before_the_entry_ends_the_waiting(way: Way) -> None:
+    world = waiting_world(way, "A", "B")
+    assert world.price(way.at(1), symbol="A", age_ms=60_000) == ()
+    assert waiting(world) == ["B"]
+
+
 def test_a_waiting_place_is_renewed_by_each_price_that_says_so(way: Way) -> None:
     world = waiting_world(way, "A", "B")
     first = world.state.waiting[0].since_ms
@@ -1493,12 +1499,17 @@ def test_a_second_filled_of_an_order_is_a_repeat_or_a_clash_though_it_says_more(
     assert bool(world.position().suspect) is suspect
 
 
-@pytest.mark.parametrize("way", [LONG, SHORT], ids=str)
 def test_a_price_from_before_the_entry_fires_nothing(way: Way) -> None:
     world = World(policy(live=True))
     world.open(way)
     assert harvests(world.price(way.at(3), after_ms=100, age_ms=400)) == []
     assert harvests(world.price(way.at(1), after_ms=400)) != []
+
+
+def test_a_price_of_the_very_moment_of_the_entry_counts(way: Way) -> None:
+    world = World(policy(live=True))
+    world.open(way)
+    assert harvests(world.price(way.at(1), after_ms=400, age_ms=400)) != []
 
 
 def test_a_position_that_became_suspect_does_not_hold_up_those_behind_it() -> None:

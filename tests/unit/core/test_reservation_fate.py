@@ -10,6 +10,7 @@ from tests.support.world import LONG, SHORT, SYMBOL, Way, World, harvests, polic
 from harvest_brain.core.books import book_of
 from harvest_brain.core.engine import decide
 from harvest_brain.core.events import Release, Side
+from harvest_brain.core.intents import Intent
 from harvest_brain.core.position import Reservation, ReservationState
 from harvest_brain.core.reservations import time_out
 from harvest_brain.redis.decode import decode
@@ -276,22 +277,46 @@ def test_a_manual_close_beside_a_harvest_on_its_way_frees_nothing(way: Way) -> N
     assert first.qty + sum(second, Decimal(0)) <= abs(world.position().qty)
 
 
-def test_the_end_of_another_accounts_order_releases_nothing() -> None:
+def two_accounts() -> tuple[World, Intent]:
+    """The accounts one and two have an order on its way each; the first one's intent."""
     world = World(policy(live=True, ladder="0.5:0.5,1.0:0.5"))
     for account in ("one", "two"):
         world.see(world.fill(Side.BUY, 1, 100, stop=98, account=account, order=account))
     first, _ = world.price(101)
+    return world, first
 
-    def news(status: bytes, account: bytes, client: str = "") -> None:
-        world.now_ms += 1_000
-        fields = {b"symbol": SYMBOL.encode(), b"status": status, b"account": account, b"order_id": b"77"}
-        fields |= {b"client_order_id": client.encode()} if client else {}
-        world.see(decode(f"{world.now_ms}-0", [part for pair in fields.items() for part in pair]))
 
-    news(b"NEW", b"one", first.intent_id)
-    news(b"CANCELED", b"two")
-    held = {p.key.account: p.open_epoch.outstanding for p in world.state.positions()}
-    assert held == {"one": Decimal("0.5"), "two": Decimal("0.5")}
+def tell(world: World, status: bytes, account: bytes, client: str = "") -> None:
+    """News of the exchange's order 77."""
+    world.now_ms += 1_000
+    fields = {b"symbol": SYMBOL.encode(), b"status": status, b"account": account, b"order_id": b"77"}
+    fields |= {b"client_order_id": client.encode()} if client else {}
+    world.see(decode(f"{world.now_ms}-0", [part for pair in fields.items() for part in pair]))
+
+
+def outstanding(world: World) -> dict[str, Decimal]:
+    return {p.key.account: p.open_epoch.outstanding for p in world.state.positions()}
+
+
+def test_the_end_of_another_accounts_order_releases_nothing() -> None:
+    world, first = two_accounts()
+    tell(world, b"NEW", b"one", first.intent_id)
+    tell(world, b"CANCELED", b"two")
+    assert outstanding(world) == {"one": Decimal("0.5"), "two": Decimal("0.5")}
+
+
+def test_the_end_of_an_order_releases_it_where_the_producer_names_no_account() -> None:
+    world, first = two_accounts()
+    tell(world, b"NEW", b"one", first.intent_id)
+    tell(world, b"CANCELED", b"")
+    assert outstanding(world) == {"one": Decimal(0), "two": Decimal("0.5")}
+
+
+def test_an_order_number_of_another_account_is_not_learned() -> None:
+    world, first = two_accounts()
+    tell(world, b"NEW", b"two", first.intent_id)
+    [reservation] = next(p.reservations for p in world.state.positions() if p.key.account == "one")
+    assert (reservation.state, reservation.order_id) == (ReservationState.ACKED, "")
 
 
 def test_an_acknowledgement_by_a_clock_that_is_ahead_does_not_put_off_the_unknown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
 import pytest
@@ -455,7 +456,7 @@ def test_a_net_position_beside_a_hedge_side_is_never_adopted(held: PositionSide,
     adopt(world, 1, mark=100, position_side=said)
     [position] = world.state.positions()
     assert position.key.position_side is held
-    assert "beside it" in position.suspect
+    assert re.fullmatch(rf"snapshot \d+-0 has a {said} position beside it", position.suspect)
 
 
 def test_a_net_position_beside_both_hedge_sides_makes_both_suspect() -> None:
