@@ -65,12 +65,7 @@ _IN_ANY_CASE = {name.lower(): (thing, place + 100) for name, (thing, place) in _
 _LAST = 1_000
 
 _SIDES = {"BUY": Side.BUY, "LONG": Side.BUY, "SELL": Side.SELL, "SHORT": Side.SELL}
-_POSITION_SIDES = {
-    "NET": PositionSide.NET,
-    "BOTH": PositionSide.NET,
-    "LONG": PositionSide.LONG,
-    "SHORT": PositionSide.SHORT,
-}
+_POSITION_SIDES = {**PositionSide.__members__, "BOTH": PositionSide.NET}
 PARTIAL_FILLS = frozenset({"PARTIAL", "PARTIALLY_FILLED", "PARTIAL_FILL"})
 ENDED = frozenset({"REJECTED", "EXPIRED", "CANCELED", "CANCELLED"})
 NOTED = frozenset({"NEW", "ACK", "ACCEPTED", "SUBMITTED"})
@@ -192,16 +187,10 @@ def decode(entry_id: str, message: Message) -> Execution:
     complete = status == "FILLED"
     if complete or status in PARTIAL_FILLS:
         return _fill(entry_id, message, complete)
-    if status in ENDED or status in NOTED:
-        return OrderUpdate(
-            entry_id,
-            _time(entry_id, message),
-            _name(message, "symbol"),
-            status,
-            status in ENDED,
-            _order(message),
-            _account(message),
-        )
+    ended = status in ENDED
+    if ended or status in NOTED:
+        time_ms, symbol = _time(entry_id, message), _name(message, "symbol")
+        return OrderUpdate(entry_id, time_ms, symbol, status, ended, _order(message), _account(message))
     return Passed(entry_id, status if _STATUS.fullmatch(status) else "UNREADABLE")
 
 
@@ -227,15 +216,10 @@ def decode_snapshot(entry_id: str, message: Message) -> Snapshot:
         signs.add(1 if key.position_side is PositionSide.LONG else -1)
     if qty and len(signs) > 1:
         raise _UnusableError(f"position_qty {qty}, side {side!r} and {key.position_side} contradict each other")
-    return Snapshot(
-        entry_id,
-        happened_ms(_time(entry_id, message), arrival_ms(entry_id)),
-        key,
-        signs.pop() * abs(qty) if qty else ZERO,
-        _positive(message, "entry_price") if qty else ZERO,
-        _optional(message, "mark_price"),
-        _optional(message, "stop"),
-    )
+    average = _positive(message, "entry_price") if qty else ZERO
+    mark, stop = _optional(message, "mark_price"), _optional(message, "stop")
+    time_ms = happened_ms(_time(entry_id, message), arrival_ms(entry_id))
+    return Snapshot(entry_id, time_ms, key, signs.pop() * abs(qty) if qty else ZERO, average, mark, stop)
 
 
 @_decoder
@@ -275,22 +259,9 @@ def _fill(entry_id: str, message: Message, complete: bool) -> Fill:
     order = _order(message)
     # What an order has filled so far is no quantity of one fill, whatever that is called: it counts by its growth.
     grows = "quantity" not in message and cumulative is not None and (order.order_id or order.client_order_id)
-    fee, fee_asset = _fee(message)
-    return Fill(
-        entry_id,
-        _time(entry_id, message),
-        key,
-        side,
-        qty,
-        price,
-        complete,
-        order,
-        "" if grows else _identifier(message, "fill id"),
-        _optional(message, "stop"),
-        fee,
-        fee_asset,
-        cumulative,
-    )
+    fill_id = "" if grows else _identifier(message, "fill id")
+    time_ms, stop, (fee, fee_asset) = _time(entry_id, message), _optional(message, "stop"), _fee(message)
+    return Fill(entry_id, time_ms, key, side, qty, price, complete, order, fill_id, stop, fee, fee_asset, cumulative)
 
 
 def _derived(notional: Decimal, price: Decimal) -> Decimal:
