@@ -380,9 +380,9 @@ class _Batch:
             refusal = refusal or "fallback risk"
         while harvest := due_harvest(position, event, policy, self.gate.published):
             position = self._publish_or_wait(position, harvest, refusal)
-            if refusal or not self._is_out(harvest.intent):
+            if refusal or (harvest.intent.qty and not self._is_out(harvest.intent)):
                 break
-            # The rungs that are out already are marked, now come the others of this price.
+            # The rungs that are out already, or carried, are marked; now come the others of this price.
         move = due_stop(position, market, event, policy)
         if move is not None:
             position = self._publish_or_wait(position, move, refusal)

@@ -1082,6 +1082,15 @@ def test_who_has_nothing_due_at_the_close_of_a_bar_waits_no_longer(way: Way) -> 
     assert waiting(world) == ["B"]
 
 
+def test_whose_rung_is_carried_waits_no_longer(way: Way) -> None:
+    world = waiting_world(way, "A", "B", min_qty="0.2")
+    world.see(world.fill(way.closing, "0.9", 100, symbol="A"))
+    assert waiting(world) == ["A", "B"]
+    assert world.price(way.at(1), symbol="A") == ()
+    assert world.counts["rung:carried"] == 1
+    assert waiting(world) == ["B"]
+
+
 def test_who_is_flat_waits_no_longer(way: Way) -> None:
     world = waiting_world(way, "A", "B")
     world.see(world.fill(way.closing, 1, 100, symbol="A"))
