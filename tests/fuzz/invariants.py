@@ -53,7 +53,7 @@ POLICIES = tuple(
 # A position whose first harvest is on its way, in live mode as RESERVED.
 OPENING = b"symbol ETHUSDT side BUY qty 1.0 price 2500.0 status FILLED stop_loss 2450 order_id A1"
 HALF_R = b"symbol ETHUSDT price 2526 status PRICE_UPDATE"
-RESERVED = "hb-a6ebe604589cecfb-r1"
+RESERVED = "hb-df77efbf26635a4e-r1"
 
 
 def check_entry(fields: list[bytes], policies: Sequence[Policy] = POLICIES) -> Execution:

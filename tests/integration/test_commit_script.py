@@ -118,7 +118,7 @@ def test_the_commit_in_question_succeeds_and_does_it_all(redis: Any, prepare: Ca
     assert redis.llen(RATE) == 2
     assert (group_of(redis)["last-delivered-id"], group_of(redis)["lag"]) == (commit.store.cursor, 0)
     assert len(list(redis.scan_iter("quantum:dedup:harvest:*"))) == 2
-    assert len(list(redis.scan_iter("quantum:dedup:fill:*:filled:*"))) == 3
+    assert len(list(redis.scan_iter("quantum:dedup:fill:*#filled#*"))) == 3
 
 
 def test_what_is_written_has_its_lifetime_and_its_bound(redis: Any, prepare: Callable[..., Commit], mode: str) -> None:

@@ -335,7 +335,7 @@ FOREIGN = {
     SUGGESTIONS: "list",
     REJECTED: "string",
     "quantum:harvest:history:ETHUSDT": "string",
-    "quantum:dedup:fill:ETHUSDT:filled:A1": "list",
+    "quantum:dedup:fill:ETHUSDT#filled#A1": "list",
 }
 
 

@@ -137,7 +137,7 @@ def test_a_suspect_symbol_is_cleared_by_hand_without_a_burst(
     clash = fill("ETHUSDT", "BUY", "1.0", "2500.0", stop_loss="2450", trade_id="T1")
     feed(redis, clash, clash | {"qty": "2.0"}, tick("ETHUSDT", "2526"))
     assert harvests(redis, TRADE_INTENTS) == []
-    assert "suspect      ETHUSDT: ETHUSDT:fill:T1 came as" in command(server, "status")[1]
+    assert "suspect      ETHUSDT: ETHUSDT#fill#T1 came as" in command(server, "status")[1]
     code, out, _ = command(server, "clear", "ETHUSDT", "--reason", "the second one is the producer's mistake")
     assert (code, out) == (0, "ETHUSDT is trusted again; the rungs crossed by now are skipped\n")
     feed(redis, tick("ETHUSDT", "2526"))

@@ -1,4 +1,7 @@
-"""What makes two entries the same fill, and the names under which that is remembered."""
+"""What makes two entries the same fill, and the names under which that is remembered.
+
+A name is `key#kind#id`. No key holds a `#`, so whatever stands in an id, no name can be read in two ways.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,15 @@ def marks_of(fill: Fill) -> dict[str, str]:
     marks: dict[str, str] = {}
     order = fill.order.order_id or fill.order.client_order_id
     if fill.fill_id:
-        marks[f"{fill.key}:fill:{fill.fill_id}"] = f"{fill.side} {plain(fill.qty)} @ {plain(fill.price)}"
+        marks[f"{fill.key}#fill#{fill.fill_id}"] = f"{fill.side} {plain(fill.qty)} @ {plain(fill.price)}"
     if order and fill.cumulative is not None:
-        marks[f"{fill.key}:cumulative:{order}"] = plain(fill.cumulative)
+        marks[f"{fill.key}#cumulative#{order}"] = plain(fill.cumulative)
     if order and fill.complete:
         total = fill.qty if fill.cumulative is None else fill.cumulative
-        marks[f"{fill.key}:filled:{order}"] = f"{fill.side} {plain(total)} @ {plain(fill.price)}"
+        marks[f"{fill.key}#filled#{order}"] = f"{fill.side} {plain(total)} @ {plain(fill.price)}"
     return marks
 
 
 def last_fill_name(key: Key) -> str:
     """The name under which it is remembered when the last fill of a position was, in milliseconds."""
-    return f"{key}:last"
+    return f"{key}#last"

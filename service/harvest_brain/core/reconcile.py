@@ -100,7 +100,7 @@ def _adopted(position: Position, snapshot: Snapshot, prices: Iterable[Decimal], 
     if epoch is not None and epoch.sign * snapshot.qty > 0:
         epoch = _adjusted(epoch, snapshot, resized=abs(position.qty) != abs(snapshot.qty))
     else:
-        identity, held = f"adjustment:{snapshot.entry_id}", Holding(snapshot.qty, snapshot.average)
+        identity, held = f"adjustment {snapshot.entry_id}", Holding(snapshot.qty, snapshot.average)
         epoch = Epoch.begin(position.key, identity, held, snapshot.stop, snapshot.time_ms, terms)
         epoch = replace(epoch, stop=snapshot.stop)
     adopted = Position(position.key, snapshot.qty, snapshot.average, epoch=epoch, adopted_ms=snapshot.time_ms)

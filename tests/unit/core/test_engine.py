@@ -19,7 +19,7 @@ from harvest_brain.core.engine import (
     remembered_names,
 )
 from harvest_brain.core.events import Clear, Fill, Key, Malformed, Passed, PositionSide, Price, Side
-from harvest_brain.core.identity import marks_of
+from harvest_brain.core.identity import last_fill_name, marks_of
 from harvest_brain.core.intents import Action, Intent
 from harvest_brain.core.market import Market
 from harvest_brain.core.mode import change_mode
@@ -84,23 +84,23 @@ def identity(fill: Fill) -> tuple[str, str] | None:
 
 def test_a_fill_is_known_by_its_id(way: Way) -> None:
     fill = World(policy()).fill(way.opening, "1.0", "100.00", fill_id="F1", order="A1", cumulative=1)
-    assert identity(fill) == ("ETHUSDT:fill:F1", f"{way.opening} 1 @ 100")
+    assert identity(fill) == ("ETHUSDT#fill#F1", f"{way.opening} 1 @ 100")
 
 
 def test_without_an_id_a_cumulative_quantity_is_known_by_its_order(way: Way) -> None:
     world = World(policy())
     fill = world.fill(way.opening, 1, 100, order="A1", client="C1", cumulative="1.50")
-    assert identity(fill) == ("ETHUSDT:cumulative:A1", "1.5")
+    assert identity(fill) == ("ETHUSDT#cumulative#A1", "1.5")
     fill = world.fill(way.opening, 1, 100, client="C1", cumulative="1.50")
-    assert identity(fill) == ("ETHUSDT:cumulative:C1", "1.5")
+    assert identity(fill) == ("ETHUSDT#cumulative#C1", "1.5")
 
 
 def test_a_complete_order_is_known_by_its_id(way: Way) -> None:
     world = World(policy())
     fill = world.fill(way.opening, 1, 100, order="A1", client="C1")
-    assert identity(fill) == ("ETHUSDT:filled:A1", f"{way.opening} 1 @ 100")
+    assert identity(fill) == ("ETHUSDT#filled#A1", f"{way.opening} 1 @ 100")
     fill = world.fill(way.opening, 1, 100, client="C1")
-    assert identity(fill) == ("ETHUSDT:filled:C1", f"{way.opening} 1 @ 100")
+    assert identity(fill) == ("ETHUSDT#filled#C1", f"{way.opening} 1 @ 100")
 
 
 def test_otherwise_the_entry_is_the_only_evidence(way: Way) -> None:
@@ -121,6 +121,28 @@ def test_the_identity_of_a_fill_belongs_to_its_key() -> None:
         for name in marks_of(world.fill(Side.BUY, 1, 100, fill_id="F1", symbol=symbol, account=account))
     }
     assert len(names) == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"symbol": "ETH", "fill_id": "a:fill:b"}, {"symbol": "ETH:fill:a", "fill_id": "b"}),
+        ({"symbol": "ETH", "fill_id": "a#fill#b"}, {"symbol": "ETH:fill:a", "fill_id": "b"}),
+        ({"symbol": "ETH", "order": "x:filled:y", "cumulative": 1}, {"symbol": "ETH:cumulative:x", "order": "y"}),
+        ({"symbol": "ETH", "order": "x#filled#y", "cumulative": 1}, {"symbol": "ETH", "order": "x"}),
+        ({"symbol": "ETH", "fill_id": "1:last"}, {"symbol": "ETH:fill:1"}),
+    ],
+)
+def test_no_fill_is_taken_for_another_whatever_stands_in_its_symbol_and_its_ids(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    world = World(policy())
+    for names in (one, other):
+        world.see(world.fill(Side.BUY, 1, 100, complete="cumulative" not in names, **names))
+    assert world.counts["fill:applied"] == 2
+    assert world.counts["fill:repeated"] == world.counts["fill:clash"] == 0
+    key = Key("", other["symbol"], PositionSide.NET)
+    assert last_fill_name(key) not in marks_of(world.fill(Side.BUY, 1, 100, **one))
 
 
 @pytest.mark.parametrize("names", [{"fill_id": "F1"}, {"order": "A1"}, {"order": "A1", "cumulative": 1}])
@@ -148,7 +170,7 @@ def test_equal_partial_fills_without_an_identity_are_legitimate(way: Way) -> Non
     world = World(policy())
     world.see(*(world.fill(way.opening, 1, 100, order="A1", complete=False) for _ in range(2)))
     assert world.position().qty == way.sign * 2
-    assert world.known_fills == {"ETHUSDT:last": str(world.now_ms)}
+    assert world.known_fills == {"ETHUSDT#last": str(world.now_ms)}
 
 
 def test_a_cumulative_quantity_counts_by_its_growth(way: Way) -> None:
@@ -158,7 +180,7 @@ def test_a_cumulative_quantity_counts_by_its_growth(way: Way) -> None:
     position = world.position()
     assert (position.qty, position.average) == (way.sign * D(1), D("101.8"))
     assert world.counts == {"fill:applied": 2, "fill:repeated": 3}
-    assert world.known_fills["ETHUSDT:cumulative:A1"] == "1"
+    assert world.known_fills["ETHUSDT#cumulative#A1"] == "1"
 
 
 def test_a_cumulative_quantity_grows_within_a_batch_too(way: Way) -> None:
@@ -187,7 +209,7 @@ def test_a_cumulative_quantity_without_an_order_says_nothing(way: Way) -> None:
 def test_what_is_remembered_of_fills_is_asked_for_by_name_and_of_nameless_ones_is_not(way: Way) -> None:
     world = World(policy())
     named, nameless = world.fill(way.opening, 1, 100, fill_id="F1"), world.fill(way.opening, 1, 100)
-    assert remembered_names(world.state, [named, named]) == ["ETHUSDT:fill:F1"]
+    assert remembered_names(world.state, [named, named]) == ["ETHUSDT#fill#F1"]
     assert remembered_names(world.state, [nameless]) == []
 
 
@@ -199,9 +221,9 @@ def test_applied_fills_are_remembered_with_their_content(way: Way) -> None:
         world.fill(way.opening, 3, 100),
     )
     assert decision.applied == {
-        "ETHUSDT:fill:F1": f"{way.opening} 1 @ 100",
-        "ETHUSDT:filled:A1": f"{way.opening} 2 @ 100",
-        "ETHUSDT:last": str(world.now_ms),
+        "ETHUSDT#fill#F1": f"{way.opening} 1 @ 100",
+        "ETHUSDT#filled#A1": f"{way.opening} 2 @ 100",
+        "ETHUSDT#last": str(world.now_ms),
     }
 
 
@@ -213,7 +235,7 @@ def test_the_same_identity_with_other_content_makes_the_symbol_suspect(way: Way,
     world.see(other)
     position = world.position()
     assert position.qty == way.sign
-    name = "ETHUSDT:fill:F1" if "fill_id" in names else "ETHUSDT:filled:A1"
+    name = "ETHUSDT#fill#F1" if "fill_id" in names else "ETHUSDT#filled#A1"
     assert position.suspect == f"{name} came as {way.opening} 1 @ 100 and as {way.opening} 2 @ 100"
     assert world.counts == {"fill:applied": 1, "fill:clash": 1}
     assert world.price(way.at(3)) == ()

@@ -109,7 +109,7 @@ def test_the_shell_is_asked_for_the_last_fills_of_what_snapshots_speak_of(world:
         PnlSnapshot("1-0", 1, SYMBOL, Decimal(0)),
         PnlSnapshot("1-1", 1, "UNHEARD", Decimal(0)),
     ]
-    assert remembered_names(world.state, events) == [f"{SYMBOL}:filled:A1", "OTHER:last", f"{SYMBOL}:last"]
+    assert remembered_names(world.state, events) == [f"{SYMBOL}#filled#A1", "OTHER#last", f"{SYMBOL}#last"]
 
 
 # Two in a row.

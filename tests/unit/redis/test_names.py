@@ -22,7 +22,7 @@ def test_every_key_has_the_name_that_is_promised() -> None:
         "quantum:harvest:state",
     )
     assert default.claim("hb-7f3c-r1") == "quantum:dedup:harvest:hb-7f3c-r1"
-    assert default.fill("ETHUSDT:fill:F7") == "quantum:dedup:fill:ETHUSDT:fill:F7"
+    assert default.fill("ETHUSDT#fill#F7") == "quantum:dedup:fill:ETHUSDT#fill#F7"
     assert default.history("ETHUSDT") == "quantum:harvest:history:ETHUSDT"
     assert default.overrides("ETHUSDT") == "quantum:config:harvest:ETHUSDT"
 
