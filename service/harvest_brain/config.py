@@ -561,9 +561,12 @@ def _read_file(path: Path, faults: list[str], needed: tuple[str, ...] = ("",)) -
     kept: list[str] = []
     # Not by splitlines, which knows line ends that systemd and Docker take for a part of the value.
     for number, line in enumerate(re.split("\r?\n", text), start=1):
+        where = f"{path} line {number}"
+        if line.startswith("#") and re.search(r"\\$|[\x00-\x08\x0b-\x1f\x7f]", line):
+            # Where another reader goes on with the next line, or ends the comment before its end.
+            faults.append(f"{where}: a comment ends in a backslash or holds a control character; accepted: # and text")
         if not line.strip() or line.startswith("#"):
             continue
-        where = f"{path} line {number}"
         found = re.fullmatch(r"([A-Z][A-Z0-9_]*)=(.*)", line)
         if found is None:
             faults.append(f"{where}: {_start_of(line)!r} is not of the form NAME=value")
@@ -613,11 +616,7 @@ def _unknown(name: str, value: str, where: str) -> str:
 
 def _contradictions(parsed: Mapping[str, Any]) -> Iterator[str]:
     """Settings of which one would be ignored without a word."""
-    streams = [variable for variable in VARIABLES if variable.section == "Streams" and parsed[variable.attribute]]
-    for number, variable in enumerate(streams):
-        for other in streams[:number]:
-            if parsed[variable.attribute] == parsed[other.attribute]:
-                yield f"{variable.name}={parsed[variable.attribute]!r}: {other.name} has the same stream"
+    yield from _shared_names(parsed)
     for one, other_name in (
         ("REDIS_SENTINELS", "REDIS_SENTINEL_MASTER"),
         ("REDIS_TLS_CERT_FILE", "REDIS_TLS_KEY_FILE"),
@@ -636,6 +635,23 @@ def _contradictions(parsed: Mapping[str, Any]) -> Iterator[str]:
         if parsed["wait_timeout_ms"] > longest:
             said = parsed["wait_timeout_ms"]
             yield f"HARVEST_WAIT_TIMEOUT_MS={said}: too long for REDIS_TIMEOUT_SEC; accepted: 1 to {longest}"
+
+
+def _shared_names(parsed: Mapping[str, Any]) -> Iterator[str]:
+    """Keys and streams that are the same one: what is written to one would destroy or feed the other."""
+    names = Settings(**parsed).names()
+    own = (names.lease, names.state, names.control, names.audit, names.rate)
+    families = (names.claim(""), names.fill(""), names.history(""), names.overrides(""))
+    seen: dict[str, str] = {}
+    for variable in VARIABLES:
+        value = parsed[variable.attribute]
+        if not value or not (variable.section == "Streams" or variable.name == "HARVEST_KILL_SWITCH_KEY"):
+            continue
+        if value in own or value.startswith(families):
+            yield f"{variable.name}={value!r}: HarvestBrain keeps something else under this name; accepted: another one"
+        elif value in seen:
+            yield f"{variable.name}={value!r}: {seen[value]} has the same name; accepted: another one"
+        seen[value] = variable.name
 
 
 def _two_addresses(parsed: Mapping[str, Any], url: SplitResult) -> Iterator[str]:

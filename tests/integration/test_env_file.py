@@ -183,6 +183,30 @@ def test_systemd_and_dotenv_take_whatever_is_accepted_alike(tmp_path: Path, line
     assert by_dotenv(path) == by_harvest_brain(path)
 
 
+@pytest.mark.parametrize("comment", ["# a\\", "# a\rB=2", "#\x00", "#\x1b[1m"])
+def test_a_comment_that_a_reader_might_end_elsewhere_is_refused(tmp_path: Path, comment: str) -> None:
+    path = tmp_path / "bad.env"
+    path.write_text(f"A=1\n{comment}\nC=3\n", encoding="utf-8", newline="")
+    faults: list[str] = []
+    _read_file(path, faults)
+    accepted = "a comment ends in a backslash or holds a control character; accepted: # and text"
+    assert faults == [f"{path} line 2: {accepted}"]
+
+
+def test_systemd_ends_a_comment_at_a_carriage_return(tmp_path: Path) -> None:
+    path = tmp_path / "bad.env"
+    path.write_text("# a\rB=2\n", encoding="utf-8", newline="")
+    assert by_systemd(path) == {"B": "2"}
+
+
+@others
+@pytest.mark.parametrize("comment", ["#", "# é 日本 🙂 \t x", "# a\\ ", "# 'a", '# "a', "# $A", "#=#"])
+def test_every_reader_takes_a_comment_for_one(tmp_path: Path, other: Reader, comment: str) -> None:
+    path = tmp_path / "comment.env"
+    path.write_text(f"A=1\n{comment}\nC=3\n", encoding="utf-8", newline="")
+    assert other(path) == by_harvest_brain(path) == {"A": "1", "C": "3"}
+
+
 @pytest.mark.parametrize(
     "line", ['NAME="a"', "NAME='a'", "NAME=a # b", "NAME=a\\", "NAME= a", "NAME=a ", "NAME=${HOME}", "export NAME=a"]
 )

@@ -348,7 +348,25 @@ def test_a_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     [
         (
             {"STREAM_TRADE_INTENT": "quantum:stream:harvest.suggestions"},
-            "STREAM_HARVEST_SUGGESTIONS='quantum:stream:harvest.suggestions': STREAM_TRADE_INTENT has the same stream",
+            "STREAM_HARVEST_SUGGESTIONS='quantum:stream:harvest.suggestions': STREAM_TRADE_INTENT has the same name; "
+            "accepted: another one",
+        ),
+        (
+            {"HARVEST_KILL_SWITCH_KEY": "quantum:stream:trade.intent"},
+            "STREAM_TRADE_INTENT='quantum:stream:trade.intent': HARVEST_KILL_SWITCH_KEY has the same name; "
+            "accepted: another one",
+        ),
+        *(
+            (
+                {setting: name},
+                f"{setting}={name!r}: HarvestBrain keeps something else under this name; accepted: another one",
+            )
+            for setting in ("HARVEST_KILL_SWITCH_KEY", "STREAM_HARVEST_REJECTED", "STREAM_TRADE_INTENT")
+            for name in (
+                *("quantum:harvest:state", "quantum:harvest:lease", "quantum:harvest:rate", "quantum:harvest:audit"),
+                *("quantum:stream:harvest.control", "quantum:dedup:harvest:x", "quantum:dedup:fill:x"),
+                *("quantum:harvest:history:ETHUSDT", "quantum:config:harvest:ETHUSDT"),
+            )
         ),
         ({"REDIS_SENTINELS": "one:1"}, "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"),
         ({"REDIS_SENTINEL_MASTER": "m"}, "REDIS_SENTINELS and REDIS_SENTINEL_MASTER: give both or neither"),
