@@ -178,12 +178,15 @@ def test_overrides_of_a_symbol_hold_for_it_alone_and_a_bad_value_refuses_itself_
     wait_until(lambda: "overrides of ETHUSDT refused: qty_step='zero'" in daemon.log())
 
 
-def test_overrides_that_are_no_hash_are_as_if_there_were_none(redis: Any, start_daemon: StartDaemon) -> None:
+def test_overrides_that_are_no_hash_are_said_and_are_as_if_there_were_none(
+    redis: Any, start_daemon: StartDaemon
+) -> None:
     redis.set("quantum:config:harvest:ETHUSDT", "ladder")
-    start_daemon()
+    daemon = start_daemon()
     feed(redis, fill("ETHUSDT", "BUY", "1", "2500", stop_loss="2450"), tick("ETHUSDT", "2526"))
     assert len(harvests(redis)) == 1
     assert redis.get("quantum:config:harvest:ETHUSDT") == "ladder"
+    wait_until(lambda: "overrides of ETHUSDT refused: quantum:config:harvest:ETHUSDT is no hash" in daemon.log())
 
 
 def test_a_market_price_stream_is_read_from_now_on_and_only_the_newest_price_of_a_symbol_counts(

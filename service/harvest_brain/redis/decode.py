@@ -127,7 +127,7 @@ def _message(fields: list[bytes]) -> Message:
     if len(named) * 2 != len(texts):
         raise _UnusableError("a field stands twice")
     for carrier in ("payload", "data", "json"):
-        if carrier in named:
+        if named.get(carrier):
             inner = _object(carrier, named.pop(carrier))
             signal = inner.get("signal")
             around = _understood(named, {})

@@ -9,12 +9,12 @@
   ARGV[4]        "1" where that was the end of the stream
 
   Returns {now_ms, lease or false, kill-switch or false, publish times in ms, newest first,
-           {stored content or false per fill key}, {flat hash per override key},
+           {stored content or false per fill key}, {flat hash or false per override key},
            {entries ever added, length, first id, last id, highest deleted id, entries after the cursor or false}}
   or {"type", key} when a fill key holds another type. A stream that does not exist has figures of 0.
   Entries after the cursor are counted at the end of the stream, where more were added than read: they arrived just now,
   or are gone. Of more than MANY that can't be told yet.
-  A kill-switch of another type reads as "unreadable", which stops; so does an override that is no hash: it is empty.
+  A kill-switch of another type reads as "unreadable", which stops; an override that is no hash is false.
 ]]
 local MANY = 1000
 
@@ -31,7 +31,8 @@ for i = 5, 4 + fill_count do
 end
 for i = 5 + fill_count, #KEYS do
   local hash = redis.pcall('HGETALL', KEYS[i])
-  overrides[#overrides + 1] = hash.err and {} or hash
+  if hash.err then hash = false end
+  overrides[#overrides + 1] = hash
 end
 
 local stream = {

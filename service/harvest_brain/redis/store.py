@@ -406,9 +406,12 @@ class Store:
             self._gap = Gap(missed, f"stream gap: {missed} entries of {name} were removed before they were read")
         return figures.added - entries_read - len(batch) - missed
 
-    def _terms(self, symbols: Sequence[str], overrides: Sequence[list[bytes]]) -> dict[str, Terms]:
+    def _terms(self, symbols: Sequence[str], overrides: Sequence[list[bytes] | None]) -> dict[str, Terms]:
         terms = {}
         for symbol, raw in zip(symbols, overrides, strict=True):
+            if raw is None:
+                self.override_faults[symbol] = (f"{self._names.overrides(symbol)} is no hash",)
+                continue
             texts = [value.decode(errors="replace") for value in raw]
             fields = dict(zip(texts[::2], texts[1::2], strict=True))
             if fields:

@@ -362,6 +362,13 @@ def test_a_time_that_is_none_is_the_time_in_the_entry_id(value: object) -> None:
     assert the_fill(fill_with(timestamp=value)).time_ms == ARRIVED_MS
 
 
+def test_a_carrier_that_is_empty_carries_nothing() -> None:
+    flat = [str(part).encode() for pair in FILL.items() for part in pair]
+    plain = the_fill(decode(ENTRY_ID, flat))
+    assert the_fill(decode(ENTRY_ID, [b"payload", b"", *flat, b"json", b""])) == plain
+    assert the_fill(decode(ENTRY_ID, [b"payload", b"", b"data", json.dumps(FILL).encode()])) == plain
+
+
 # Dead letters.
 
 
@@ -369,7 +376,8 @@ def test_a_time_that_is_none_is_the_time_in_the_entry_id(value: object) -> None:
     ("fields", "expected"),
     [
         ([b"payload", b"{oops"], "payload is not JSON: Expecting property name"),
-        ([b"data", b""], "data is not JSON: Expecting value"),
+        ([b"data", b" "], "data is not JSON: Expecting value"),
+        ([b"data", b""], "no status"),
         ([b"json", b"[1,2]"], "json is not a JSON object but '[1,2]'"),
         ([b"payload", b'{"qty":NaN}'], "payload is not JSON: NaN is not a number"),
         ([b"payload", b'{"qty":-Infinity}'], "payload is not JSON: -Infinity is not a number"),
