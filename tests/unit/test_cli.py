@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -120,6 +123,46 @@ def test_the_template_and_the_table_are_printed(capsys: pytest.CaptureFixture[st
     assert run(capsys, "settings-table") == (0, table(), "")
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["env-template"], ["settings-table"], ["check-config"]], ids=" ".join)
+def test_a_reader_that_goes_away_is_no_fault_of_redis_and_no_traceback(words: list[str], unbuffered: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "harvest_brain", *words],
+        env={"PYTHONUNBUFFERED": unbuffered},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_what_can_not_be_written_is_said_and_not_of_redis() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "harvest_brain", "env-template"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "[Errno 28] No space left on device"
+
+
+def test_a_terminal_that_knows_few_letters_still_gets_the_text() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "harvest_brain", "check-config"],
+        env={"PYTHONIOENCODING": "ascii", "LOG_FILE": "/é"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
+    assert rb"\xe9" in done.stdout
+
+
 def test_check_config_prints_each_value_with_its_origin(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     path = tmp_path / "mine.env"
     path.write_text("HARVEST_MODE=live\nREDIS_PORT=6380\n")
@@ -227,6 +270,13 @@ def test_kill_sets_the_switch_to_1_and_audits_who_why_and_when(
         "reason": "news",
         "by": "jo",
     }
+
+
+def test_a_reason_that_is_no_text_is_written_down_as_far_as_it_can_be(
+    capsys: pytest.CaptureFixture[str], server: FakeRedis
+) -> None:
+    assert run(capsys, "kill", "--reason", os.fsdecode(b"n\xffws"))[0] == 0
+    assert server.audit[0]["reason"] == "n\\udcffws"
 
 
 def test_kill_works_whatever_the_key_holds(capsys: pytest.CaptureFixture[str], server: FakeRedis) -> None:

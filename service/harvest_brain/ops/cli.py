@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from io import TextIOWrapper
 from pathlib import Path
 
 import redis
@@ -39,14 +40,15 @@ WAITS = "no daemon has taken it yet; the next one that leads will"
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["demo"]:
-        # Only the demo needs its exchange, its market and its picture.
-        from harvest_brain.ops import demo  # noqa: PLC0415
-
-        return demo.main(arguments[1:])
-    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # where a ● can't be shown, the rest still can
     try:
-        code: int = options.command(options)
+        code = _command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read this has gone. Nor must Python complain of it, when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ConfigError as error:
         for fault in error.faults:
             print(fault, file=sys.stderr)
@@ -54,9 +56,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RefusedError as error:
         print(error, file=sys.stderr)
         return 1
-    except (redis.RedisError, OSError, UnusableError) as error:
+    except (redis.RedisError, UnusableError) as error:
         print(f"Redis: {explain(error)}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return code
+
+
+def _command(arguments: list[str]) -> int:
+    if arguments[:1] == ["demo"]:
+        # Only the demo needs its exchange, its market and its picture.
+        from harvest_brain.ops import demo  # noqa: PLC0415
+
+        return demo.main(arguments[1:])
+    options = _parser().parse_args(arguments)
+    code: int = options.command(options)
     return code
 
 

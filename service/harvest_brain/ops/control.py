@@ -34,7 +34,7 @@ def audit(client: redis.Redis, names: Names, action: str, reason: str, **more: s
     entry: Any = {
         "action": action,
         **more,
-        "reason": reason,
+        "reason": reason.encode(errors="backslashreplace").decode(),  # a shell may hand over bytes that are no text
         "by": _operator(),
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }

@@ -19,6 +19,8 @@ from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
 from itertools import pairwise
 from pathlib import Path
 
+from harvest_brain.core.numbers import shorten
+
 TICKS_PER_SEC = 8  # of each symbol of the seeded market: quick enough to look alive, slow enough to follow
 NOISE = 0.10  # of the seeded path between two waypoints, in percent of the price
 CLOSING = 0.965  # of the run: by then the trader closes what is left, so that every result is realised
@@ -204,7 +206,7 @@ def _time(where: str, text: str) -> float:
         except ValueError:
             value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where}: time {text!r} is neither a number nor an ISO 8601 time")
+        raise InputError(f"{where}: time {shorten(text)!r} is neither a number nor an ISO 8601 time")
     return value
 
 
@@ -214,5 +216,7 @@ def _positive(where: str, name: str, text: str) -> Decimal:
     except InvalidOperation:
         value = Decimal("NaN")
     if not (value.is_finite() and 0 < value < Decimal("1e12") and int(value.as_tuple().exponent) >= -12):
-        raise InputError(f"{where}: {name} {text!r} is not a number above 0 with at most 12 digits on either side")
+        raise InputError(
+            f"{where}: {name} {shorten(text)!r} is not a number above 0 with at most 12 digits on either side"
+        )
     return value
