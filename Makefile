@@ -3,13 +3,13 @@
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PROJECT = $(PIP_INSTALL) --no-deps --no-build-isolation --editable .
 PYTEST = $(BIN)/python -m pytest
 WORKERS ?= 2
 # Ansible and Molecule look for their own programs on PATH.
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-deploy lint deploy-lint unit integration molecule containers hosts bundle bench bench-deploy soak oracle mutation commit-mutation fuzz docs lock help clean
 .DEFAULT_GOAL := help
@@ -94,8 +94,8 @@ oracle: $(ORACLE)/installed ## the accounting against NautilusTrader's
 mutation: $(EXTRAS)/installed ## what the core's tests miss when the code is changed; hours; MUTANTS="PATTERN"
 	rm -rf .mutation && mkdir .mutation
 	cp -r service .mutation/src && cp -r tests pyproject.toml .mutation/
-	cd .mutation && HYPOTHESIS_PROFILE=mutation nice $(CURDIR)/$(EXTRAS)/bin/mutmut run --max-children $(WORKERS) $(MUTANTS)
-	cd .mutation && $(CURDIR)/$(EXTRAS)/bin/mutmut results
+	cd .mutation && HYPOTHESIS_PROFILE=mutation nice ../$(EXTRAS)/bin/mutmut run --max-children $(WORKERS) $(MUTANTS)
+	cd .mutation && ../$(EXTRAS)/bin/mutmut results
 
 commit-mutation: $(VENV)/dev.installed ## the same for commit.lua, against a real Redis; half an hour
 	nice $(BIN)/python -m tests.mutation.commit $(ARGS)

@@ -249,14 +249,17 @@ def run(loaded: Loaded) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, daemon.stop)
     ladder = ",".join(f"{plain(rung.level)}:{plain(rung.fraction)}" for rung in settings.ladder)
+    names = settings.names()
+    read = names.executions, names.market, names.snapshots, names.pnl
+    published = (names.trade_intents, names.stop_intents) if settings.live else (names.suggestions,)
     logger.info(
         "HarvestBrain %s mode=%s ladder=%s reads %s as group %s, publishes to %s, Redis %s",
         __version__,
         settings.mode,
         ladder,
-        ", ".join(filter(None, (settings.stream_execution_result, settings.stream_market_price))),
+        ", ".join(filter(None, read)),
         settings.group,
-        settings.stream_trade_intent if settings.mode == "live" else settings.stream_harvest_suggestions,
+        ", ".join(published),
         settings.endpoint(),
     )
     return daemon.run()

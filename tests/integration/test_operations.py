@@ -45,9 +45,11 @@ def test_incident_19_the_first_line_of_the_log_says_version_mode_ladder_streams_
     first = daemon.log().splitlines()[0]
     assert f"HarvestBrain {harvest_brain.__version__} " in first
     assert f"mode={mode} ladder=0.7:0.5,2:0.5 " in first
-    output = "trade.intent" if mode == "live" else "harvest.suggestions"
-    for part in ("quantum:stream:execution.result", "prices", f"quantum:stream:{output}", "harvest_brain_group"):
-        assert part in first
+    inputs = "execution.result, prices, quantum:stream:position.snapshot, quantum:stream:pnl.snapshot"
+    outputs = "trade.intent, quantum:stream:stop.intent" if mode == "live" else "harvest.suggestions"
+    assert (
+        f" reads quantum:stream:{inputs} as group harvest_brain_group, publishes to quantum:stream:{outputs}, " in first
+    )
     assert f"redis://127.0.0.1:{server.port}/0" in first
 
 
