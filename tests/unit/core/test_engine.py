@@ -1113,6 +1113,13 @@ def test_whose_rung_is_carried_waits_no_longer(way: Way) -> None:
     assert waiting(world) == ["B"]
 
 
+def test_whose_price_was_there_before_live_mode_waits_no_longer(way: Way) -> None:
+    world = waiting_world(way, "A", "B", live=True)
+    world.live_after = (world.now_ms + 1_000, 0)
+    assert world.price(way.at(1), symbol="A", after_ms=1_000) == ()
+    assert waiting(world) == ["B"]
+
+
 def test_who_is_flat_waits_no_longer(way: Way) -> None:
     world = waiting_world(way, "A", "B")
     world.see(world.fill(way.closing, 1, 100, symbol="A"))
