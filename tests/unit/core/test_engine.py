@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.world import LONG, SHORT, START_MS, SYMBOL, Way, World, harvests, policy, stops, terms
 
 from harvest_brain.core.books import Book, book_of
@@ -356,6 +358,28 @@ def test_beside_what_it_cannot_be_held_with_a_position_is_right_again_when_two_s
     world.see(*(world.snapshot(1, position_side=HEDGED) for _ in range(2)))
     [position] = [p for p in world.state.positions() if p.epoch is not None]
     assert (position.key.position_side, position.qty, position.suspect) == (HEDGED, D(1), "")
+
+
+IDS = st.text("a0:#|/._-", min_size=1, max_size=6)
+
+
+@given(
+    st.from_regex(r"[a0][a0._:/-]{0,5}", fullmatch=True),
+    st.sampled_from(["", "a", "a:fill"]),
+    st.sampled_from(PositionSide),
+    IDS,
+    IDS,
+)
+def test_the_name_of_a_fill_can_be_read_in_one_way_only(
+    symbol: str, account: str, side: PositionSide, fill_id: str, order: str
+) -> None:
+    fill = World(policy()).fill(
+        Side.BUY, 1, 100, fill_id=fill_id, order=order, cumulative=1, symbol=symbol, account=account, position_side=side
+    )
+    read = [tuple(name.split("#", 2)) for name in marks_of(fill)]
+    key = str(Key(account, symbol, side))
+    assert read == [(key, "fill", fill_id), (key, "cumulative", order), (key, "filled", order)]
+    assert last_fill_name(fill.key).split("#", 2) == [key, "last"]
 
 
 def test_rebuilding_from_the_same_stream_gives_the_same_epoch_ids(way: Way) -> None:
