@@ -101,6 +101,9 @@ class FakeSystemd:
     redis_password: str | None = None
     password: str = ""
     drop_ins: str = ""
+    # The daemon of another host: stands by until this one restarts, then leads, and this one stands by.
+    other: str = ""
+    other_leads: bool = False
     journal: list[str] = field(default_factory=list)
     journal_began: int = 0
     calls: list[str] = field(default_factory=list)
@@ -176,6 +179,7 @@ class FakeSystemd:
         current = self.root / "opt/quantum/harvest-brain/current"
         self.started, self.starts = self.clock.time(), self.starts + 1
         self.started_after = self.clock.elapsed
+        self.other_leads = bool(self.other)
         self.release = current.readlink().name if current.is_symlink() else ""
         # systemd hands the credentials over at the start.
         credential = self.root / "etc/quantum/credentials/redis-password"
@@ -247,7 +251,8 @@ class FakeSystemd:
         soaked = ran - does.get("ready", START_UP_SEC)
         if soaked >= does.get("dies", float("inf")):
             return Life("active", "running", pid + 1, 1)
-        self.say(does, state="ready", role=does.get("role", "leader"))
+        role = "standby" if self.other_leads else does.get("role", "leader")
+        self.say(does, state="ready", role=role, leader=self.other if self.other_leads else f"here:{pid}:5eed")
         return Life("active", "running", pid)
 
     def say(self, does: dict[str, Any], **words: Any) -> None:
@@ -289,7 +294,7 @@ check-config) ! grep -n HARVEST_LADER "$2" >&2 || exit 2 ;;
 proof) cat "$here/proof.json"; exit $(cat "$here/proof.exit" 2>/dev/null || echo 0) ;;
 purge-keys) [ ! -e "$here/redis-down" ] || { echo "Redis: Connection refused" >&2; exit 1; }; echo "removed 3 keys" ;;
 kill) echo "quantum:kill was 0, is 1" ;;
-status) echo "Redis: Connection refused" >&2; exit 1 ;;
+status) cat "$here/../../../../redis.json" 2>/dev/null || { echo "Redis: Connection refused" >&2; exit 1; } ;;
 *) exit 2 ;;
 esac
 """

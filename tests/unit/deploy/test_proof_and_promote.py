@@ -457,3 +457,122 @@ def test_incident_29_promoting_does_not_touch_the_kill_switch(host: FakeHost) ->
     host.run("promote", "--confirm", release)
     asked = {line.split()[0] for line in (host.home / "calls").read_text().splitlines()}
     assert asked == {"--version", "check-config", "proof"}
+
+
+# Going live where other hosts stand by.
+
+OTHER = "harvest-2:77:0b0e"
+
+
+def stands_by(host: FakeHost, **does: Any) -> str:
+    """A release that is proven here, while another host leads. Its name."""
+    host.systemd.other = OTHER
+    return ready_to_go(host, **does)
+
+
+def redis_says(host: FakeHost, mode: str, leader: str = OTHER) -> None:
+    (host.home / "redis.json").write_text(json.dumps({"mode": mode, "leader": leader}))
+
+
+def test_where_the_daemon_stands_by_promote_refuses_and_names_the_leader(host: FakeHost) -> None:
+    release = stands_by(host, counts={})
+    starts = host.systemd.starts
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, answer["changed"], OTHER in answer["message"]) == (4, False, True)
+    assert "fills" not in answer["message"], "it can follow none here"
+    assert not token_of(host).exists()
+    assert host.systemd.starts == starts
+
+
+def test_a_leader_that_another_has_taken_over_from_is_not_called_live(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    host.systemd.other = OTHER
+    redis_says(host, "shadow")
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, answer["changed"]) == (1, True)
+    assert f"{OTHER} has taken over, in shadow" in answer["message"]
+    assert f"harvestctl promote --confirm {release} --token '{answer['token']}'" in answer["message"]
+    assert json.loads(token_of(host).read_text()) == json.loads(answer["token"])
+
+
+def test_whether_what_has_taken_over_is_live_must_be_known(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    host.systemd.other = OTHER
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, f"{OTHER} has taken over, in a mode that can't be told" in answer["message"]) == (1, True)
+
+
+def test_a_leader_that_a_live_one_has_taken_over_from_has_done_its_part(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    host.systemd.other = OTHER
+    redis_says(host, "live")
+    code, answer = host.run("promote", "--confirm", release)
+    assert (code, f"{OTHER} has taken over" in answer["message"]) == (0, True)
+    assert answer["message"].startswith(f"{release} is live until {answer['expires']}")
+
+
+def test_the_lease_that_this_host_had_is_no_one_else_s(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    before = json.loads(host.systemd.status_file.read_text())["leader"]
+    host.systemd.other = before
+    redis_says(host, "live", before)
+    assert host.run("promote", "--confirm", release)[0] == 1
+
+
+def test_the_check_alone_gives_the_token_and_changes_nothing(host: FakeHost) -> None:
+    release = ready_to_go(host)
+    starts = host.systemd.starts
+    code, answer = host.run("promote", "--confirm", release, "--check")
+    assert (code, answer["changed"]) == (0, False)
+    assert json.loads(answer["token"]) == {
+        "release": release,
+        "evidence": answer["evidence"],
+        "expires": answer["expires"],
+    }
+    assert not token_of(host).exists()
+    assert not list(host.log.parent.glob("tokens/*"))
+    assert (host.systemd.mode(), host.systemd.starts) == ("shadow", starts)
+    assert "promoted" not in host.event_names()
+
+
+def test_hosts_that_stand_by_take_the_token_of_the_leader(host: FakeHost, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    standby = FakeHost(tmp_path / "other")
+    release = ready_to_go(host)
+    assert stands_by(standby) == release
+    token = host.run("promote", "--confirm", release, "--check")[1]["token"]
+    code, answer = standby.run("promote", "--confirm", release, "--token", token)
+    assert (code, answer["changed"]) == (0, True)
+    assert f"stands by here and may be live until {answer['expires']}; {OTHER} leads" in answer["message"]
+    assert standby.systemd.mode() == "live"
+    host.systemd.other = OTHER
+    redis_says(host, "live")
+    assert host.run("promote", "--confirm", release, "--token", token)[0] == 0
+    assert host.systemd.mode() == "live"
+    assert token_of(host).read_bytes() == token_of(standby).read_bytes()
+
+
+def test_a_token_that_would_not_make_it_live_is_not_taken(host: FakeHost) -> None:
+    release = stands_by(host)
+    good = {"release": release, "evidence": f"sha256:{'0' * 64}", "expires": "2999-01-01T00:00:00Z"}
+    bad: list[tuple[str, str]] = [
+        ("", "no live token"),
+        ("[]", "no live token"),
+        (json.dumps({**good, "release": "0.1.0-000000000000"}), f"no live token for {release}"),
+        (json.dumps({**good, "evidence": "none"}), f"no live token for {release}"),
+        (json.dumps({**good, "expires": "2020-01-01T00:00:00Z"}), f"no live token for {release}"),
+        (json.dumps({**good, "expires": "2999-01-01T00:00:00"}), f"no live token for {release}"),
+        (json.dumps({**good, "expires": "soon"}), "no live token"),
+    ]
+    starts = host.systemd.starts
+    for token, words in bad:
+        code, answer = host.run("promote", "--confirm", release, "--token", token)
+        assert (code, answer["changed"], words in answer["message"]) == (4, False, True), answer
+    other = host.run("promote", "--confirm", "0.1.0-000000000000", "--token", json.dumps(good))
+    assert (other[0], "confirm that one" in other[1]["message"]) == (4, True)
+    host.proven("HARVEST_MODE=shadow\n")
+    shadow = json.dumps({**good, "release": host.current})
+    code, answer = host.run("promote", "--confirm", str(host.current), "--token", shadow)
+    assert (code, "HARVEST_MODE=shadow" in answer["message"]) == (4, True)
+    assert not token_of(host).exists()
+    assert host.systemd.starts == starts + 1, "the deployment's own"
