@@ -140,3 +140,34 @@ def test_wherever_rollback_is_killed_a_second_one_ends_it(host: FakeHost, killer
         assert left.systemd.life().active == ("active" if wanted else "inactive"), where
         assert left.run("status")[1]["pending"] is None, where
     assert len(killer.effects) > 10
+
+
+@pytest.mark.parametrize("wrong", [False, True], ids=["a new password", "a wrong password"])
+@pytest.mark.parametrize("release", ["the same release", "a new release"])
+def test_wherever_activate_is_killed_the_password_is_a_proven_one_or_is_taken_back(
+    host: FakeHost, killer: Killer, wrong: bool, release: str
+) -> None:
+    password = host.root / "etc/quantum/credentials/redis-password"
+    password.parent.mkdir(parents=True)
+    password.write_text("old")
+    name = host.proven("HARVEST_MIN_R=2\n")
+    if release == "a new release":
+        name = host.release("HARVEST_MIN_R=3\n")
+    password.with_name("redis-password.next").write_text("new")
+    host.systemd.redis_password = "old" if wrong else None
+    seen = set()
+    for left, where in killer.each(host, "activate", name):
+        _, status = left.run("status")
+        lies = left.root / "etc/quantum/credentials/redis-password"
+        before, judged = lies.read_text(), left.event_names().count("proven") > 1
+        assert before == "old" or status["pending"] or (judged and not wrong), where
+        result = left.deadline() or (0, {})
+        assert result[0] == 0, f"{where}: {result[1]}"
+        after = lies.read_text()
+        seen.add((before, after))
+        assert after == "old" or (after == "new" and not wrong), where
+        # As at the next boot.
+        left.systemd.do_restart([])
+        left.clock.sleep(10)
+        assert left.systemd.life().active == "active", where
+    assert {("old", "old"), ("new", "old")} <= seen

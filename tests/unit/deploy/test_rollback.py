@@ -250,7 +250,6 @@ def test_off_stops_a_daemon_whose_unit_file_is_gone(host: FakeHost) -> None:
 def test_purging_removes_what_was_named_and_no_more(host: FakeHost) -> None:
     release = host.proven()
     credentials = host.root / "etc/quantum/credentials"
-    credentials.mkdir(parents=True)
     for name in ("redis-password", "redis-operator-password"):
         (credentials / name).write_text("secret\n")
     (credentials / "another-service").write_text("not ours\n")
