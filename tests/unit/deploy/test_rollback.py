@@ -157,6 +157,37 @@ def test_it_goes_to_a_named_release(host: FakeHost) -> None:
     assert (code, answer["release"], host.current) == (0, one, one)
 
 
+def test_going_to_the_release_that_is_in_place_changes_nothing(host: FakeHost) -> None:
+    one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    log, starts = host.log.read_bytes(), host.systemd.starts
+    code, answer = host.run("rollback", "--to", two)
+    assert (code, answer["changed"], answer["release"]) == (0, False, two)
+    assert "in place and running" in answer["message"]
+    assert (host.log.read_bytes(), host.systemd.starts) == (log, starts)
+    assert host.run("status")[1]["proven"] == [one, two]
+
+
+def test_going_to_the_release_that_is_in_place_starts_it_and_leaves_it_proven(host: FakeHost) -> None:
+    one, two = host.proven("HARVEST_MIN_R=1\n"), host.proven("HARVEST_MIN_R=2\n")
+    host.systemd.started = None
+    code, answer = host.run("rollback", "--to", two)
+    assert (code, answer["changed"], host.current) == (0, True, two)
+    assert host.systemd.life().active == "active"
+    assert host.run("status")[1]["proven"] == [one, two]
+    bad = host.release("HARVEST_MIN_R=3\n", **{"crash loop": True})
+    assert host.run("activate", bad)[1]["release"] == two
+    assert host.run("rollback")[1]["release"] == one
+
+
+def test_a_release_that_was_gone_back_to_from_itself_counts_as_proven(host: FakeHost) -> None:
+    """The audit log of a host may say so."""
+    release = host.proven()
+    line = {"at": "2026-01-18T12:00:00Z", "event": "rolled back", "release": release, "from": release}
+    with host.log.open("a") as log:
+        log.write(json.dumps(line) + "\n")
+    assert host.run("status")[1]["proven"] == [release]
+
+
 def test_a_named_release_that_can_not_be_used_is_refused(host: FakeHost) -> None:
     host.proven()
     unfinished = host.stage("HARVEST_MIN_R=2\n")
