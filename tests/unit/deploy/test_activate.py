@@ -307,7 +307,8 @@ def test_a_failed_release_is_refused_until_it_is_asked_for_on_purpose(host: Fake
     before = host.current
     code, answer = host.run("activate", release)
     assert (code, answer["changed"], host.current) == (4, False, before)
-    assert "--despite-quarantine" in answer["message"]
+    for way in ("harvestctl activate --despite-quarantine", "-e harvest_activate_despite_quarantine=true"):
+        assert way in answer["message"]
     code, _ = host.run("activate", release, "--despite-quarantine")
     assert code == 0
     assert host.run("status")[1]["quarantine"] == {}
