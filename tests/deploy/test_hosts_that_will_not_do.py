@@ -45,7 +45,7 @@ def test_a_host_without_python_is_told_what_to_install(host: Host) -> None:
 
 @pytest.mark.parametrize("host", [FULL], indirect=True)
 def test_a_full_disk_is_measured_before_it_is_written_to(host: Host) -> None:
-    said = host.refuses(harvest_redis_managed=True)
+    said = host.refuses(**MANAGED)
     assert "MB are free on /opt, /var or /etc; a release needs 300." in said
     assert "harvestctl prune --keep 3" in said
 
@@ -57,6 +57,35 @@ def test_a_redis_that_does_not_answer_is_named(host: Host) -> None:
         "Redis does not answer at 127.0.0.1 port 6390 from vps; nothing was changed. Start it, or correct REDIS_HOST"
         in said
     )
+
+
+MANAGED = {
+    "harvest_redis_managed": True,
+    "harvest_redis_password": "p" * 16,
+    "harvest_redis_operator_password": "o" * 16,
+    "harvest_settings": {"REDIS_USERNAME": "hb"},
+}
+
+
+@pytest.mark.parametrize("host", [GOOD], indirect=True)
+def test_a_redis_with_users_in_a_file_of_their_own_is_not_looked_after(host: Host) -> None:
+    """Redis does not start with users in both places."""
+    host.run("sh", "-c", "touch /etc/redis/users.acl; echo 'aclfile /etc/redis/users.acl' >>/etc/redis/redis.conf")
+    said = host.refuses(**MANAGED)
+    assert "The Redis on vps takes its users from an aclfile" in said
+    assert "harvest_redis_managed: false" in said
+
+
+@pytest.mark.parametrize("host", [GOOD], indirect=True)
+def test_a_redis_with_a_password_that_was_not_told_is_not_looked_after(host: Host) -> None:
+    host.run("systemctl", "start", "redis-server")
+    host.run("redis-cli", "config", "set", "requirepass", "another")
+    said = host.refuses(**MANAGED)
+    assert "The Redis on vps does not let itself be looked after: NOAUTH" in said
+    assert "Set harvest_redis_default_password to" in said
+    said = host.refuses(**MANAGED, harvest_redis_default_password="not-that-one")
+    assert "does not let itself be looked after: WRONGPASS" in said
+    assert "not-that-one" not in said
 
 
 @pytest.fixture

@@ -134,6 +134,44 @@ def test_an_operators_password_needs_the_daemons_user_to_be_named(inventory: Pat
     assert "UNREACHABLE" in said
 
 
+MANAGED = {
+    "harvest_redis_managed": True,
+    "harvest_redis_password": "p" * 16,
+    "harvest_redis_operator_password": "o" * 16,
+    **settings(REDIS_USERNAME="hb"),
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "complaint"),
+    [
+        ({"harvest_redis_password": "short"}, "of 16 characters or more"),
+        ({"harvest_redis_operator_password": "p" * 16}, "another harvest_redis_operator_password"),
+        ({"harvest_redis_operator_password": ""}, "another harvest_redis_operator_password"),
+        (settings(), "set REDIS_USERNAME"),
+        (settings(REDIS_USERNAME="harvest brain"), "a name without spaces"),
+        (settings(REDIS_USERNAME="default"), "and not default"),
+        ({"harvest_redis_default_password": 12345678}, "harvest_redis_default_password is no text"),
+        ({**settings(REDIS_USERNAME="hb", REDIS_HOST="10.0.0.5"), "harvest_ip_allow": ["10.0.0.5"]}, "at 10.0.0.5"),
+        (settings(REDIS_USERNAME="hb", REDIS_SOCKET="/run/elsewhere.sock"), "at /run/elsewhere.sock"),
+    ],
+)
+def test_a_redis_that_is_looked_after_is_told_what_it_lacks(
+    inventory: Path, wrong: dict[str, Any], complaint: str
+) -> None:
+    said = " ".join(deploy(inventory, **{**MANAGED, **wrong}).split())
+    assert complaint in said
+    assert "Nothing was changed" in said
+    assert "12345678" not in said
+    assert "UNREACHABLE" not in said
+
+
+def test_a_redis_that_is_looked_after_and_lacks_nothing_gets_as_far_as_the_host(inventory: Path) -> None:
+    assert "UNREACHABLE" in deploy(inventory, **MANAGED)
+    at_its_socket = settings(REDIS_USERNAME="hb", REDIS_SOCKET="/run/redis/harvest.sock")
+    assert "UNREACHABLE" in deploy(inventory, **{**MANAGED, **at_its_socket})
+
+
 def test_a_vault_without_its_password_stops_everything(inventory: Path) -> None:
     (inventory / "group_vars/harvest").mkdir(parents=True)
     vault = inventory / "group_vars/harvest/vault.yml"

@@ -14,7 +14,7 @@ from tests.support.vps import LIMIT_SEC, SYSTEMD, Host
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(LIMIT_SEC + 60)]
 
-STEPS = ("keep", "configure", "passwords")
+STEPS = ("look", "keep", "configure", "passwords")
 CONFIGURE = [
     {
         "hosts": "harvest",
@@ -85,7 +85,8 @@ def test_users_in_a_file_of_their_own_stop_it_before_anything_is_changed(host: H
 
 
 def test_a_redis_that_can_not_be_asked_is_left_as_it_is(host: Host, tmp_path: Path) -> None:
-    host.run("redis-cli", "config", "set", "requirepass", "another")
+    """One that is stopped is started first, so preflight could not ask it."""
+    host.run("sh", "-c", "systemctl stop redis-server; echo 'requirepass another' >>/etc/redis/redis.conf")
     code, said = configure(host, tmp_path)
     assert code != 0
     assert "Turn its append-only file on" in said
