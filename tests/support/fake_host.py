@@ -195,6 +195,9 @@ class FakeSystemd:
         return 0, "", ""
 
     def do_stop(self, words: list[str]) -> tuple[int, str, str]:
+        if words[1] == UNIT:
+            self.started = None
+            return 0, "", ""
         assert words[1] == f"{TIMER}.timer"
         if self.timer is None:
             return 5, "", f"Unit {words[1]} not loaded."
@@ -221,8 +224,9 @@ class FakeSystemd:
     # The daemon.
 
     def behaviour(self) -> dict[str, Any]:
-        path = self.root / "opt/quantum/harvest-brain/releases" / self.release / "venv/behaviour.json"
-        if not path.exists():
+        release = self.root / "opt/quantum/harvest-brain/releases" / self.release
+        path = next(release.glob("*/behaviour.json"), None)
+        if path is None:
             return {"crash loop": True}
         text = path.read_text()
         if text != self.code:
@@ -323,6 +327,7 @@ class FakeHost:
         self.printed: list[str] = []
         self.ctl.print = lambda *parts, **_: self.printed.append(" ".join(map(str, parts)))
         self.has_systemd = True
+        self.has_engine = True
         self.engine_calls: list[str] = []
         self.before_effect: Callable[[str], None] = lambda _: None
         self.bundle = root / "bundle"
@@ -449,6 +454,8 @@ class FakeHost:
 
     def _run(self, command: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
         if command[0] in ("podman", "docker"):
+            if not self.has_engine:
+                raise FileNotFoundError(command[0])
             self.engine_calls.append(" ".join(command))
             return subprocess.CompletedProcess(command, 0, "", "")
         if command[0] not in ("systemctl", "systemd-run", "journalctl"):

@@ -153,7 +153,11 @@ def in_container(host: FakeHost, settings: str = "HARVEST_MODE=shadow\n", image:
     return name
 
 
-CONTAINER = ("--runtime", "container", "--engine", "podman", "--image", "sha256:1")
+def run_by(engine: str) -> tuple[str, ...]:
+    return "--runtime", "container", "--engine", engine, "--image", "sha256:1"
+
+
+CONTAINER = run_by("podman")
 
 
 def test_a_release_in_a_container_knows_its_image_its_engine_and_the_program_that_runs_it(host: FakeHost) -> None:
@@ -185,6 +189,52 @@ def test_a_release_whose_image_is_gone_is_not_switched_to(host: FakeHost) -> Non
     code, answer = host.run("activate", name)
     assert (code, answer["changed"]) == (4, False)
     assert "image sha256:1: missing" in answer["message"]
+
+
+@pytest.mark.parametrize("engine", ["podman", "docker"])
+@pytest.mark.parametrize("way", ["forward", "back", "to another engine"])
+def test_a_container_is_gone_before_a_release_starts_whose_unit_knows_nothing_of_it(
+    host: FakeHost, engine: str, way: str
+) -> None:
+    """The new unit has nothing that removes it, and with docker it is no process of the unit: a hung one would stay."""
+    plain = host.proven("HARVEST_MIN_R=1\n")
+    name = in_container(host)
+    host.run("seal", name, "--bundle", str(host.bundle), *run_by(engine))
+    assert host.run("activate", name)[0] == 0
+    assert host.engine_calls == [], "there was none before"
+    last = host.release("HARVEST_MIN_R=2\n")
+    if way == "to another engine":
+        last = in_container(host, "HARVEST_MIN_R=3\n")
+        host.run("seal", last, "--bundle", str(host.bundle), *run_by("docker" if engine == "podman" else "podman"))
+    unit = host.systemd.unit_file
+    seen: list[tuple[str, str | None, bool, int]] = []
+    host.before_effect = lambda what: seen.append(
+        (what, host.current, unit.read_text() == host.systemd.loaded, len(host.engine_calls))
+    )
+    code, answer = host.run("rollback") if way == "back" else host.run("activate", last)
+    assert (code, answer["release"]) == (0, plain if way == "back" else last)
+    assert host.engine_calls == [f"{engine} rm --force quantum-harvest-brain"]
+    stop = ("systemctl stop", name, True, 0)
+    assert stop in seen, "by its own unit"
+    assert [entry[3] for entry in seen if entry[0] in ("systemctl daemon-reload", "systemctl restart")] == [1, 1]
+
+
+def test_the_way_back_from_a_container_does_not_need_its_engine(host: FakeHost) -> None:
+    plain = host.proven("HARVEST_MIN_R=1\n")
+    name = in_container(host)
+    host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER)
+    host.run("activate", name)
+    host.has_engine = False
+    code, answer = host.run("rollback")
+    assert (code, answer["release"]) == (0, plain)
+
+
+def test_from_one_container_to_another_of_the_same_engine_the_unit_does_it(host: FakeHost) -> None:
+    for number in range(2):
+        name = in_container(host, f"HARVEST_MIN_R={number}\n")
+        host.run("seal", name, "--bundle", str(host.bundle), *CONTAINER)
+        assert host.run("activate", name)[0] == 0
+    assert host.engine_calls == []
 
 
 def test_an_image_goes_with_the_last_release_that_needs_it(host: FakeHost) -> None:
