@@ -14,14 +14,7 @@ from tests.support.vps import LIMIT_SEC, SYSTEMD, Host
 
 pytestmark = [pytest.mark.containers, pytest.mark.slow, pytest.mark.timeout(LIMIT_SEC + 60)]
 
-STEPS = ("look", "keep", "configure", "passwords")
-CONFIGURE = [
-    {
-        "hosts": "harvest",
-        "gather_facts": False,
-        "tasks": [{"import_role": {"name": "harvest_redis", "tasks_from": step}} for step in STEPS],
-    }
-]
+STEPS = ("look", "keep", "kept", "configure")
 CREDENTIALS = "/etc/quantum/credentials"
 OF_DEFAULT = 'a "quoted" pass$word: ü'
 VARIABLES = {
@@ -29,7 +22,7 @@ VARIABLES = {
     "harvest_redis_password": "p" * 16 + "\n",
     "harvest_redis_operator_password": "o" * 16,
     "harvest_redis_default_password": OF_DEFAULT,
-    "__harvest_host_made": {"changed": False},
+    "harvest_settings": {"REDIS_USERNAME": "hb"},
     "__harvest_redis_acl": {"stdout_lines": ["user hb reset on +get ~a", "user hb-operator reset on +get ~a"]},
 }
 
@@ -45,9 +38,10 @@ def host(tmp_path: Path) -> Iterator[Host]:
         made.remove()
 
 
-def configure(host: Host, directory: Path) -> tuple[int, str]:
-    (directory / "play.yml").write_text(json.dumps(CONFIGURE))
-    return host.play(directory / "play.yml", **VARIABLES)
+def configure(host: Host, directory: Path, steps: tuple[str, ...] = STEPS, **options: str) -> tuple[int, str]:
+    tasks = [{"import_role": {"name": "harvest_redis", "tasks_from": step}} for step in steps]
+    (directory / "play.yml").write_text(json.dumps([{"hosts": "harvest", "gather_facts": False, "tasks": tasks}]))
+    return host.play(directory / "play.yml", **{**VARIABLES, **options})
 
 
 def test_what_it_holds_survives_the_restart_and_a_second_run_changes_nothing(host: Host, tmp_path: Path) -> None:
@@ -64,13 +58,38 @@ def test_what_it_holds_survives_the_restart_and_a_second_run_changes_nothing(hos
     assert (code, "changed=0" in said) == (0, True), said
 
 
-def test_the_host_gets_the_passwords_that_redis_takes_and_goes_back_to_no_others(host: Host, tmp_path: Path) -> None:
-    host.run("sh", "-c", f"echo before | tee {CREDENTIALS}/redis-password >{CREDENTIALS}/redis-password.proven")
-    code, said = configure(host, tmp_path)
+@pytest.mark.parametrize("told", [True, False])
+def test_passwords_before_are_taken_until_the_new_ones_are_proven(host: Host, tmp_path: Path, told: bool) -> None:
+    """And go without a restart, unless nobody knows the password of Redis's default user."""
+    options = {} if told else {"harvest_redis_default_password": ""}
+    users = (("hb", "redis-password.proven", "p"), ("hb-operator", "redis-operator-password", "o"))
+    for name, file, _ in users:
+        host.run("sh", "-c", f"echo {name}-before >{CREDENTIALS}/{file}")
+    code, said = configure(host, tmp_path, STEPS, **options)
     assert code == 0, said
-    for name, password in (("redis-password", "p"), ("redis-password.proven", "p"), ("redis-operator-password", "o")):
-        assert host.run("cat", f"{CREDENTIALS}/{name}").strip() == password * 16
-        assert host.run("stat", "--format=%a %U", f"{CREDENTIALS}/{name}").strip() == "600 root"
+    if not told:
+        host.run("sh", "-c", "echo 'requirepass another' >>/etc/redis/redis.conf; systemctl restart redis-server")
+    for name, _, letter in users:
+        assert log_in(host, name, f"{name}-before") == log_in(host, name, letter * 16) == ""
+    process = host.run("pidof", "redis-server")
+
+    code, said = configure(host, tmp_path, ("retire",), **options)
+    assert (code, "changed=0" in said) == (0, True), said
+    for _, file, letter in users:
+        host.run("sh", "-c", f"echo {letter * 16} >{CREDENTIALS}/{file}")
+    code, said = configure(host, tmp_path, ("retire",), **options)
+    assert code == 0, said
+    assert (host.run("pidof", "redis-server") == process) == told
+    for name, _, letter in users:
+        assert log_in(host, name, letter * 16) == ""
+        assert "NOAUTH" in log_in(host, name, f"{name}-before")
+    code, said = configure(host, tmp_path, STEPS, **options)
+    assert (code, "changed=0" in said) == (0, True), said
+
+
+def log_in(host: Host, user: str, password: str) -> str:
+    """What Redis then answers when it is asked for a key that is not there."""
+    return host.run("redis-cli", "--no-auth-warning", "--user", user, "--pass", password, "get", "a").strip()
 
 
 def test_users_in_a_file_of_their_own_stop_it_before_anything_is_changed(host: Host, tmp_path: Path) -> None:
@@ -81,7 +100,6 @@ def test_users_in_a_file_of_their_own_stop_it_before_anything_is_changed(host: H
     assert "takes its users from an aclfile" in said
     assert "changed=0" in said
     assert host.run("redis-cli", "ping").strip() == "PONG"
-    assert host.run("ls", CREDENTIALS) == "", "a password that Redis does not take yet is not put in place"
 
 
 def test_a_redis_that_can_not_be_asked_is_left_as_it_is(host: Host, tmp_path: Path) -> None:

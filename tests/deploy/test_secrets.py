@@ -72,9 +72,3 @@ def test_a_new_password_is_laid_beside_the_one_in_use(host: Host, tmp_path: Path
 
     assert deploy(host, tmp_path, **first, harvest_redis_operator_password="third") == 1
     assert secrets(host) == {"redis-password": "first", "redis-operator-password.next": "third"}
-
-
-def test_what_a_redis_is_given_that_is_looked_after_is_not_laid_beside(host: Host, tmp_path: Path) -> None:
-    deploy(host, tmp_path, harvest_redis_password="first")
-    assert deploy(host, tmp_path, harvest_redis_password="second", harvest_redis_managed=True) == 1
-    assert host.run("ls", CREDENTIALS) == ""
